@@ -65,11 +65,15 @@ void KernelExecutor::place_blocks(Engine& e, const StepPlan& plan, Job& job) {
 }
 
 bool KernelExecutor::open(Engine& e, SequenceId sequence, RequestId request) {
-  if (sequence.value() >= e.request_of.size()) e.request_of.resize(sequence.value() + 1, nobody);
+  if (sequence.value() >= e.request_of.size()) {
+    e.request_of.resize(sequence.value() + 1, nobody);
+    e.prompt_of.resize(sequence.value() + 1, 0);
+  }
   std::uint64_t& known = e.request_of[sequence.value()];
   if (known == request.value()) return false;  // it goes on after a preemption
   known = request.value();
   e.sequence_of[request.value()] = sequence;
+  e.prompt_of[sequence.value()] = requests_.at(request.value()).prompt_tokens;
   return true;
 }
 
@@ -236,7 +240,8 @@ void KernelExecutor::ended(InstanceId instance, SequenceId sequence) {
   Engine& e = *engines_[instance.value()];
   e.ends.ended(sequence);
   const bool known = sequence.value() < e.request_of.size() && e.request_of[sequence.value()] != nobody;
-  const bool keeps = known && options_.hands_over && e.fetched.erase(e.request_of[sequence.value()]) == 0;
+  const bool keeps = known && options_.hands_over && e.fetched.erase(e.request_of[sequence.value()]) == 0 &&
+                     answered(e, sequence);
   if (!keeps) e.blocks.end(sequence);
   if (!known) return;
   std::uint64_t& request = e.request_of[sequence.value()];

@@ -59,6 +59,7 @@ class KernelExecutor final : public Executor {
     bool emulate_host = false;        // with a clock that waits: spins for the engine profile's host times
     std::function<bool()> stop = {};  // asked before each step; true: from here on nothing is run
     std::int64_t layers = 1;          // of the model
+    bool apart = false;               // one of two pools: of prefill and of decode
     bool hands_over = false;          // a prefill instance: blocks of what has ended stay until release()
   };
   explicit KernelExecutor(const Options& options);
@@ -69,18 +70,21 @@ class KernelExecutor final : public Executor {
   // A request that a plan may name from now on, until it is over.
   void arrived(const Request& request) { requests_.insert_or_assign(request.id.value(), request); }
   void over(RequestId request) {
-    requests_.erase(request.value());
-    if (options_.hands_over) release(request);
+    // A leg of it at another pool may outlive its client.
+    if (!options_.apart) requests_.erase(request.value());
+    if (options_.hands_over && !engines_.front()->lent.contains(request.value())) release(request);
   }
 
   // Prefill and decode apart (kernel_handover.cpp), of the first instance; numbers are the device's. Blocks
-  // of a prompt, the last `count`, where it was computed.
-  std::vector<std::int32_t> blocks_of(RequestId request, std::int64_t count);
+  // of a prompt, the last `count`, where it was computed: from now on they are read, until release().
+  std::vector<std::int32_t> lend(RequestId request, std::int64_t count);
+  bool holds(RequestId request) const;  // something that can be lent
   // Where they will come to: from now on `sequence` has blocks for the whole prompt, of which it finds all
   // but those.
   std::vector<std::int32_t> adopt(RequestId request, SequenceId sequence, std::int64_t count);
   // Of a prompt's blocks those that are not here already.
   std::int64_t lacking(RequestId request) const;
+  void disown(RequestId request);   // what was to come will not; no effect where nothing was
   void release(RequestId request);  // nobody will ask for its blocks any more; no effect where none are kept
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
@@ -136,6 +140,7 @@ class KernelExecutor final : public Executor {
     SimTime host_free;
     std::uint64_t next_update = 0;
     std::vector<std::uint64_t> request_of;                      // by sequence, in the book
+    std::vector<std::int32_t> prompt_of;                        // likewise: tokens
     std::vector<SequenceId> sequences;                          // of the plan's decodes
     std::unordered_map<std::uint64_t, SequenceId> sequence_of;  // by request; never iterated
     SimTime updated;
@@ -143,10 +148,13 @@ class KernelExecutor final : public Executor {
     std::vector<std::pair<SequenceId, Request>> adopted;   // for the next job to open
     std::unordered_map<std::uint64_t, SequenceId> handed;  // by request: ended, blocks kept; never iterated
     std::unordered_set<std::uint64_t> fetched;             // the other way round; likewise
+    std::unordered_set<std::uint64_t> lent;  // by request: blocks that a transport reads; likewise
   };
 
   bool waits() const { return options_.clock != nullptr; }
   std::unique_ptr<Job> make_job(Engine& e, const StepPlan& plan);
+  std::vector<std::int32_t> last_blocks(RequestId request, std::int64_t count) const;
+  bool answered(const Engine& e, SequenceId sequence) const;
   bool open(Engine& e, SequenceId sequence, RequestId request);  // false: it goes on
   void place_blocks(Engine& e, const StepPlan& plan, Job& job);
   void add_sequence(Engine& e, Job& job, SequenceId sequence, std::int64_t context, std::int32_t rows);

@@ -1,12 +1,24 @@
 // Prefill and decode apart: which blocks of the device a prompt's keys and values are in, where they were
 // computed and where they go.
+#include <algorithm>
+
 #include "base/check.h"
 #include "live/kernel_executor.h"
 
 namespace orrery {
 
-std::vector<std::int32_t> KernelExecutor::blocks_of(RequestId request, std::int64_t count) {
-  Engine& e = *engines_.front();
+bool KernelExecutor::holds(RequestId request) const {
+  const Engine& e = *engines_.front();
+  return e.handed.contains(request.value()) || e.sequence_of.contains(request.value());
+}
+
+std::vector<std::int32_t> KernelExecutor::lend(RequestId request, std::int64_t count) {
+  engines_.front()->lent.insert(request.value());
+  return last_blocks(request, count);
+}
+
+std::vector<std::int32_t> KernelExecutor::last_blocks(RequestId request, std::int64_t count) const {
+  const Engine& e = *engines_.front();
   const auto handed = e.handed.find(request.value());
   const auto running = e.sequence_of.find(request.value());
   ORRERY_CHECK(handed != e.handed.end() || running != e.sequence_of.end(),
@@ -35,11 +47,29 @@ std::vector<std::int32_t> KernelExecutor::adopt(RequestId id, SequenceId sequenc
   e.blocks.begin(sequence, request, (all - count) * size);
   e.blocks.cover(sequence, request.prompt_tokens);
   if (open(e, sequence, id)) e.adopted.emplace_back(sequence, request);
-  return blocks_of(id, count);
+  return last_blocks(id, count);
+}
+
+// A prompt that has run to its end. Of one that is dropped before, its client gone, the scheduler has given
+// the blocks away already: who still reads them reads for a leg that fails.
+bool KernelExecutor::answered(const Engine& e, SequenceId sequence) const {
+  if (!e.blocks.begun(sequence) || e.blocks.tokens(sequence) < e.prompt_of[sequence.value()]) return false;
+  return std::none_of(e.open.begin(), e.open.end(), [&](const Open& open) {
+    const auto& rows = open.job->sampled;
+    return std::any_of(rows.begin(), rows.end(), [&](const Place& p) { return p.sequence == sequence; });
+  });
+}
+
+// Its slot may be another request's before the scheduler has a plan again.
+void KernelExecutor::disown(RequestId request) {
+  const Engine& e = *engines_.front();
+  const auto known = e.sequence_of.find(request.value());
+  if (known != e.sequence_of.end()) ended(InstanceId(0), known->second);
 }
 
 void KernelExecutor::release(RequestId request) {
   Engine& e = *engines_.front();
+  e.lent.erase(request.value());
   const auto handed = e.handed.find(request.value());
   if (handed != e.handed.end()) {
     e.blocks.end(handed->second);

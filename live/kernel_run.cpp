@@ -156,7 +156,7 @@ class CellSeams {
   }
   bool failed() const {
     return std::any_of(executors.begin(), executors.end(), [](const auto& e) { return e->failed(); }) ||
-           (transport && !transport->failure().empty());
+           (transport && transport->failed());
   }
   bool stopped() const {
     return std::any_of(executors.begin(), executors.end(), [](const auto& e) { return e->stopped(); });
@@ -219,6 +219,7 @@ class CellSeams {
             .emulate_host = cell_.options.emulate_host,
             .stop = stop,
             .layers = pool.instance.model.layers,
+            .apart = cell_.pools.size() > 1,
             .hands_over = pool.role == PoolRole::prefill};
   }
 

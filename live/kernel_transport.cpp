@@ -24,13 +24,16 @@ std::string KernelTransport::failure() const {
   return failure_;
 }
 
+// Where the client has left, the prefill side may have nothing any more: then a transfer fails, so that the
+// decode side does not keep what never came.
 void KernelTransport::begin(const KvPull& pull, SimTime now) {
   KvMove what;
-  if (pull.blocks > 0) {
-    what.from = options_.from->blocks_of(pull.request, pull.blocks);
+  const bool nowhere = pull.blocks > 0 && !options_.from->holds(pull.request);
+  if (pull.blocks > 0 && !nowhere) {
+    what.from = options_.from->lend(pull.request, pull.blocks);
     what.to = options_.to->adopt(pull.request, pull.sequence, pull.blocks);
   }
-  put(pull.request, std::move(what), now);
+  put(pull.request, std::move(what), nowhere, now);
 }
 
 // What is sent part by part keeps its blocks: the decode instance has room for them since it said so. Of what
@@ -39,14 +42,19 @@ void KernelTransport::send(const KvSend& part, SimTime now) {
   auto way = std::find_if(ways_.begin(), ways_.end(),
                           [&](const Way& w) { return w.request == part.request.value(); });
   if (way == ways_.end()) {
-    const std::int64_t blocks = options_.to->lacking(part.request);
-    ways_.push_back({part.request.value(), options_.from->blocks_of(part.request, blocks),
-                     options_.to->adopt(part.request, part.sequence, blocks)});
+    ways_.push_back({.request = part.request.value(), .from = {}, .to = {}});
     way = ways_.end() - 1;
+    way->nowhere = !options_.from->holds(part.request);
+    if (!way->nowhere) {
+      const std::int64_t blocks = options_.to->lacking(part.request);
+      way->from = options_.from->lend(part.request, blocks);
+      way->to = options_.to->adopt(part.request, part.sequence, blocks);
+    }
   }
   KvMove what{way->from, way->to, part.first, part.last, part.of};
+  const bool nowhere = way->nowhere;
   if (part.last == part.of) ways_.erase(way);
-  put(part.request, std::move(what), now);
+  put(part.request, std::move(what), nowhere, now);
 }
 
 bool KernelTransport::carry_out(const KvMove& what, std::int64_t& ns) {
@@ -54,14 +62,16 @@ bool KernelTransport::carry_out(const KvMove& what, std::int64_t& ns) {
   if (what.from.empty() || options_.mover->move(what, ns, why)) return true;
   const std::lock_guard lock(mutex_);
   failure_ = why.empty() ? "KV could not be moved" : why;
+  failed_ = true;
   return false;
 }
 
-void KernelTransport::put(RequestId request, KvMove what, SimTime now) {
+void KernelTransport::put(RequestId request, KvMove what, bool nowhere, SimTime now) {
   ++moves_;
   if (what.last == what.of) blocks_ += static_cast<std::int64_t>(what.from.size());
   Move move{.request = request, .what = std::move(what), .at = now};
   move.last = move.what.last == move.what.of;
+  move.failed = nowhere;
   if (options_.clock == nullptr) {
     std::int64_t ns = 0;
     carry_out(move.what, ns);
@@ -100,7 +110,8 @@ void KernelTransport::work() {
   }
 }
 
-// Blocks of what is under way are still written: waits until they are not.
+// Blocks of what is under way are still written: waits until they are not. The decode side drops what waited
+// for them, and does not say so.
 void KernelTransport::forget(RequestId request, SimTime) {
   std::unique_lock lock(mutex_);
   for (Move& m : open_) m.dropped = m.dropped || m.request == request;
@@ -111,6 +122,7 @@ void KernelTransport::forget(RequestId request, SimTime) {
   std::erase_if(ways_, [&](const Way& w) { return w.request == request.value(); });
   lock.unlock();
   options_.from->release(request);
+  options_.to->disown(request);
 }
 
 SimTime KernelTransport::next_event() {
@@ -125,7 +137,7 @@ void KernelTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
   std::unique_lock lock(mutex_);
   while (!open_.empty() && open_.front().over && open_.front().at <= now) {
     const Move& m = open_.front();
-    if (m.last && !m.dropped) done.push_back({m.request, m.at, false});
+    if (m.last && !m.dropped) done.push_back({m.request, m.at, m.failed});
     open_.pop_front();
   }
   lock.unlock();

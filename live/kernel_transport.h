@@ -3,6 +3,7 @@
 // that jumps at once, and what it took is when it has come.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -35,19 +36,21 @@ class KernelTransport final : public KvTransport {
   std::int64_t blocks() const { return blocks_; }  // whole: of all layers
   std::int64_t busy_ns() const { return busy_ns_; }
   std::string failure() const;
+  bool failed() const { return failed_; }  // takes no lock: a clock asks that the worker may be waking
 
  private:
   struct Move {
     RequestId request;
     KvMove what;
     SimTime at;  // over
-    bool last = true, over = false, dropped = false;
+    bool last = true, over = false, dropped = false, failed = false;
   };
   struct Way {  // of a request whose blocks are on their way
     std::uint64_t request = 0;
     std::vector<std::int32_t> from, to;
+    bool nowhere = false;  // nobody has them any more
   };
-  void put(RequestId request, KvMove what, SimTime now);
+  void put(RequestId request, KvMove what, bool nowhere, SimTime now);
   bool carry_out(const KvMove& what, std::int64_t& ns);
   void work();  // the thread
 
@@ -61,6 +64,7 @@ class KernelTransport final : public KvTransport {
   std::deque<Move> open_;  // in order of their ends
   bool stop_ = false;
   std::string failure_;
+  std::atomic<bool> failed_ = false;
   std::thread worker_;
 };
 

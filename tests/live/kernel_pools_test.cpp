@@ -118,6 +118,55 @@ TEST_CASE(
   CHECK(both == whole.papers[0]->contents);
 }
 
+TEST_CASE("clients that leave a leg anywhere leave no blocks behind, and nobody reads what was theirs") {
+  struct Case {
+    const char* transfer;
+    bool waits;
+    std::int64_t within_ms;
+  };
+  const Case c = GENERATE(Case{"whole", false, 20}, Case{"layerwise", false, 5}, Case{"layerwise", false, 20},
+                          Case{"whole", true, 5}, Case{"layerwise", true, 5});
+  CAPTURE(c.transfer, c.waits, c.within_ms);
+  Scenario s = apart(130, c.transfer);
+  std::vector<TraceRequest> requests = *s.workload.requests;
+  RandomStream random(9, RandomPurpose::property_test);
+  for (TraceRequest& r : requests)
+    if (random.below(2) == 0)
+      r.cancel_after = SimDuration(
+          1 + static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(c.within_ms) * 1'000'000)));
+  s.workload.requests = std::make_shared<const std::vector<TraceRequest>>(std::move(requests));
+  const Ran two = on_paper(s, c.waits);  // a number of a block that is not given back is missed soon
+  for (const auto& paper : two.papers) {
+    INFO((paper->faults.empty() ? "" : paper->faults.front()));
+    CHECK(paper->faults.empty());
+  }
+  CHECK(two.run.missed_blocks == 0);
+  CHECK(two.run.result.completed < 40);
+  CHECK(two.run.seen.records.size() == 40);
+}
+
+TEST_CASE("a move that fails ends the run, and says why") {
+  class Broken final : public KvMover {
+   public:
+    bool move(const KvMove&, std::int64_t&, std::string& why) override {
+      why = "the link is cut";
+      return false;
+    }
+  };
+  const bool waits = GENERATE(false, true);
+  std::vector<std::unique_ptr<PaperDevice>> papers;
+  KernelRunOptions options;
+  options.waits = waits;
+  options.make_device = [&](const KernelDemand& d) -> Result<KernelDevice> {
+    papers.push_back(std::make_unique<PaperDevice>(d.blocks * d.instances, d.instance->model.vocabulary));
+    return KernelDevice{std::make_unique<Borrowed>(*papers.back()), true, "paper"};
+  };
+  options.make_mover = []() -> Result<std::unique_ptr<KvMover>> { return {std::make_unique<Broken>()}; };
+  const auto run = run_on_kernels(apart(4000, "whole"), options);
+  REQUIRE_FALSE(run.ok());
+  CHECK(to_string(run.errors()).find("the link is cut") != std::string::npos);
+}
+
 TEST_CASE("a block that is not moved shows") {
   const Ran two = on_paper(apart(4000, "whole"), false, 0);
   CHECK_FALSE(two.papers[1]->faults.empty());
