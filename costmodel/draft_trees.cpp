@@ -17,6 +17,8 @@ constexpr std::int64_t most_tokens = 16;     // drafts on a path; engines are ru
 constexpr std::int64_t most_verified = 129;  // tokens of a verification
 constexpr std::int64_t most_branches = 16;   // disaggregation/utils.py: metadata hold no more
 
+constexpr const char* rules_version = "0.5.23";  // the wheel that trees were read in
+
 // Best candidates where a log says what was accepted: for the shape alone, on which little of the price
 // depends.
 constexpr double typical_best = 0.63;
@@ -179,10 +181,16 @@ void DraftTreeKeys::plant(SpeculationSpec& s) const {
 // passes, a tree that was asked for by FlashInfer with a mask. Other NVIDIA parts have FlashInfer.
 void check_trees(const Yaml& node, InstanceSpec& spec) {
   SpeculationSpec& s = spec.speculation;
-  if (s.tree == nullptr) return;
-  const ModelSpec& m = spec.model;
   const Yaml place =
       node.optional("branches").present() ? node.optional("branches") : node.optional("method");
+  // Up to 0.5.9 a tree turns the overlap off ("Spec v2 currently only supports topk = 1"), and up to 0.5.5
+  // more models get one by default (server_args.py).
+  if ((s.tree != nullptr || s.chosen_by_engine) && spec.engine.version != rules_version) {
+    place.fail("trees of drafts, and what SGLang drafts by itself, are modelled by the rules of " +
+               std::string(rules_version) + ", not of " + spec.engine.version + "; use a chain (`tokens`)");
+  }
+  if (s.tree == nullptr) return;
+  const ModelSpec& m = spec.model;
   const auto refuse = [&](bool is, const std::string& what) {
     if (is)
       place.fail("a tree of drafts " + what + " is not modelled; use a chain (`tokens`, `branches: 1`)");

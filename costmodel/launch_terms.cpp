@@ -36,9 +36,10 @@ void PricerState::count_kernels(const InstanceSpec& spec, const PriceScales& sca
     if (d == DependsOn::tokens || d == DependsOn::rows || gathered)
       kernels_without_attention += node.kernels();
     const OpClass c = node.entry->op_class;
-    const bool attends = c == OpClass::attention_decode && node.spec.tree_keys == 0;
-    if (d == DependsOn::decode && attends) attention_layers += node.count;
-    if (d == DependsOn::decode && !attends) kernels_of_decode += node.kernels();
+    const bool attends = c == OpClass::attention_decode, tree = node.name.starts_with("tree_");
+    if (d == DependsOn::decode && tree) kernels_of_tree += node.kernels();
+    if (d == DependsOn::decode && attends && !tree) attention_layers += node.count;
+    if (d == DependsOn::decode && !attends && !tree) kernels_of_decode += node.kernels();
     if (d == DependsOn::prefill && c != OpClass::attention_prefill) kernels_of_prefill += node.kernels();
   }
 }

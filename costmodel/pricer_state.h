@@ -33,6 +33,7 @@ struct HostNanoseconds {
   // kernel; n-grams: the search, per token of context, before the tokens are copied.
   double draft_pieces = 0, draft_eager = 0, draft_next = 0, draft_passes = 0, ngram_token = 0;
   double verify = 0;  // of what follows the logits in a graph step with drafts (V1 model runner of vLLM)
+  double tree = 0, tree_eager = 0;  // around a verification of a tree of drafts, beside a graph and without
   double ngram_propose = 0, ngram_propose_per_sequence = 0;
   // Layers with a state, of a step with prompts and of one with decodes: kernels that they launch between
   // graph pieces, and what those of Triton take more.
@@ -71,6 +72,7 @@ struct PricerState {
   HostNanoseconds host;
   std::int64_t kernels_without_attention = 0, attention_layers = 0;
   std::int64_t kernels_of_prefill = 0, kernels_of_decode = 0;  // beside attention itself: latent attention
+  std::int64_t kernels_of_tree = 0;                            // of a verification of a tree of drafts
   PriceTable token_table, row_table, last_table;               // by tokens or rows; nanoseconds
   // Attention data parallelism, by rows of all ranks: what runs over them, the collectives of the two ways to
   // gather them, the head. Empty without.

@@ -182,7 +182,8 @@ std::int64_t PricerState::kernels(const StepShape& shape) const {
   // One launch of attention a layer with prompt chunks (decodes ride along), two for decodes alone.
   return kernels_without_attention + attention_layers * (shape.prefill.empty() ? 2 : 1) +
          (shape.prefill.empty() ? 0 : kernels_of_prefill) +
-         (shape.decode_sequences > 0 ? kernels_of_decode : 0);
+         (shape.decode_sequences > 0 ? kernels_of_decode : 0) +
+         (shape.draft_tokens > 0 ? kernels_of_tree : 0);
 }
 
 StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& padded) const {
@@ -209,10 +210,10 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   } else if (drafting) {
     const bool pieces = padded.mode != GraphMode::none;
     t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
+    if (pieces && shape.decode_sequences > 0) t.launch += round_half_even(host.verify);  // else with the rest
   }
-  const bool verifies =
-      shape.decode_sequences > 0 && padded.mode != GraphMode::none && !shape.without_drafting;
-  if (verifies) t.launch += round_half_even(host.verify);  // else with the rest
+  if (shape.draft_tokens > 0)
+    t.launch += round_half_even(padded.mode == GraphMode::none ? host.tree_eager : host.tree);
   t.first_kernel = round_half_even(host.first_kernel);
   if (padded.launcher_agrees) {  // before the first kernel, by whoever launches
     t.launch += round_half_even(host.rank_sync);
@@ -234,14 +235,19 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
   const TreeAttention tree = spec.speculation.tree_attention;
   if (tree != TreeAttention::none) {
     using Kernels = TreeKernels;
-    host.verify = (Kernels::building + Kernels::tables(tree) + Kernels::committing) * host.launch_kernel;
+    const double around = Kernels::building + Kernels::committing, tables = Kernels::tables(tree);
+    host.tree = (around + tables) * host.launch_kernel;
+    // N-grams' are among the kernels of an eager step.
+    host.tree_eager =
+        (tables + (spec.speculation.has_network() ? Kernels::organizing + around : 0)) * host.launch_kernel;
   }
   if (!spec.speculation.has_network()) return;
   const double layers = static_cast<double>(spec.speculation.draft.layers);
   double head = 0, kernels = 0, experts = 0;
   for (const GraphNode& node : nodes) {
     if (!node.draft || !node.name.starts_with("draft_") || node.name.starts_with("draft_next_")) continue;
-    if (node.name == "draft_inputs") continue;  // counted below
+    if (node.name == "draft_inputs") continue;           // counted below
+    if (node.name.starts_with("draft_tree_")) continue;  // with a verification alone: host.tree_eager
     kernels += static_cast<double>(node.kernels());
     if (node.name == "draft_moe_experts" || node.name == "draft_moe_gate_up")
       experts += static_cast<double>(node.count) * nanoseconds(spec.engine.host.launch_experts, scale);

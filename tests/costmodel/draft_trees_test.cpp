@@ -145,6 +145,34 @@ TEST_CASE("the price of a tree: rows by what is verified and by branches, and it
   CHECK(line(cascade, mixed, "tree_attention").time_ns == 0);
 }
 
+// Beside prompts decodes verify nothing (`mix_with_running`), and prompts alone have nobody to verify.
+TEST_CASE("what a verification launches is launched in steps that verify") {
+  const auto launch = [](const std::string& speculation, const StepShape& shape) {
+    Read r = read(speculation);
+    REQUIRE(r.errors.empty());
+    HostCosts& h = r.spec.engine.host;
+    for (auto term : {&h.launch_graph, &h.launch_piece}) term->value = Seconds(0);
+    h.launch_kernel.value = Seconds(1e-6);
+    return StepPricer::create(r.spec).value().price(shape).launch / 1000;
+  };
+  const std::string chain = "{method: eagle, tokens: 5, acceptance: 0.7}",
+                    own = "{method: eagle, acceptance: 0.7}";
+  const auto more = [&](const StepShape& with_tree, const StepShape& with_chain) {
+    return launch(own, with_tree) - launch(chain, with_chain);
+  };
+  // More tokens than a graph holds. Passes of a tree have softmax and top-k in place of an argmax.
+  const std::vector<PrefillChunk> prompt{{.new_tokens = 12000, .context = 0}};
+  StepShape alone;
+  alone.prefill = prompt;
+  StepShape mixed = decodes(8, 1024, 0);
+  mixed.prefill = prompt;
+  const std::int64_t passes = more(alone, alone);
+  CHECK(more(mixed, mixed) == passes);
+  // Links, mask, tables, the path moved to the front; 32 layers' second launch of attention and its sum.
+  CHECK(more(decodes(100, 1024, 7), decodes(100, 1024, 5)) == passes + 6 + 4 + 12 + 11 + 32 * 4);
+  CHECK(launch(own, decodes(8, 1024, 7)) == 4 + 12 + 11);
+}
+
 TEST_CASE("what is wrong with a tree is said where it stands") {
   const auto says = [](const std::string& text, const char* piece, const std::string& model = "llama-3.1-8b",
                        const std::string& rest = "hardware: h200\n  engine: sglang-0.5") {
@@ -167,6 +195,11 @@ TEST_CASE("what is wrong with a tree is said where it stands") {
   says("{method: ngram, tokens: 3, branches: 4, acceptance: 0.6, match_rate: 0.5}", "leave `tokens` out");
   says(tree + "8, acceptance: 0.7}", "trees of drafts are modelled for SGLang", "llama-3.1-8b",
        "hardware: h200\n  engine: vllm-0.24");
+  // 0.5.9 runs trees without overlapping steps, and 0.5.5 chooses one for Qwen too.
+  for (const char* speculation : {"{method: eagle, acceptance: 0.7}",
+                                  "{method: eagle, tokens: 3, branches: 4, verified: 8, acceptance: 0.7}"})
+    says(speculation, "by the rules of 0.5.23, not of 0.5.9", "qwen3-8b",
+         "hardware: h200\n  engine: sglang-0.5.9");
   says(tree + "8, acceptance: 0.7}", "AMD", "llama-3.1-8b", "hardware: mi300x\n  engine: sglang-0.5");
   says("{method: ngram, acceptance: 0.6, match_rate: 0.5, match_length: 3, siblings: [0.2]}",
        "sliding windows", "gpt-oss-20b");

@@ -138,6 +138,73 @@ TEST_CASE("§6 random worlds with trees: every request ends once, no slot is los
   CHECK(visited.preemptions > 0);
 }
 
+// Layers with a state, HiCache beside them and mixed chunks, each as drawn.
+TEST_CASE("§6 trees beside states, host tiers and mixed chunks: everybody ends, nothing is left over") {
+  std::int64_t retracted = 0, mixed = 0;
+  std::uint64_t loads = 0;
+  for (std::uint64_t seed = 1; seed <= 40 / fewer; ++seed) {
+    CAPTURE(seed);
+    RandomStream r(seed, RandomPurpose::property_test, 53);
+    const auto draw = [&](std::int64_t low, std::int64_t high) {
+      return low + static_cast<std::int64_t>(r.below(static_cast<std::uint64_t>(high - low + 1)));
+    };
+    SglangConfig c = llama(draw(1000, 1600));
+    const bool stateful = draw(0, 3) > 0, tier = draw(0, 1) == 0;
+    if (stateful) {
+      c.cache.state_slots = draw(20, 30);
+      c.states = {.of_sequence = draw(2, 3), .chunk = 64, .interval = 64 * draw(1, 3), .in_turn = true};
+    }
+    if (tier) {
+      c.cache.host_tokens = draw(200, 4000);
+      c.cache.backup_at_hits = draw(0, 2);
+      if (stateful) c.cache.host_states = draw(1, 60);
+      if (stateful) c.state_pages = 1000;
+    }
+    c.context_length = 800;
+    c.max_running_requests = 4;
+    c.schedule_conservativeness = 0.1;
+    c.chunked_prefill_size = 150;
+    c.enable_mixed_chunk = draw(0, 1) == 0;
+    Driver d(c);
+    d.acceptance.accepts = static_cast<std::int32_t>(draw(0, 5));
+    std::size_t added = 0;
+    const auto pass = [&] {
+      const std::string row = d.pass();
+      retracted += row.find("retract") != std::string::npos ? 1 : 0;
+      mixed += row.find("mixed") != std::string::npos ? 1 : 0;
+    };
+    for (int i = 0; i < 25; ++i) {
+      const auto prompt = static_cast<std::int32_t>(draw(1, 500)),
+                 output = static_cast<std::int32_t>(draw(1, 250));
+      if (d.add({.prompt = prompt, .max_output = output, .stream = static_cast<std::uint64_t>(draw(1, 5))}))
+        ++added;
+      for (std::int64_t passes = draw(0, 60); passes-- > 0 && d.scheduler.has_work();) {
+        pass();
+        if (passes % 3 == 0) d.finish_copies();
+      }
+    }
+    for (int n = 0; d.scheduler.has_work() && n < 20000; ++n) {
+      pass();
+      d.finish_copies();
+    }
+    d.finish_copies();
+    REQUIRE(d.ended.size() + d.aborted.size() == added);
+    std::int64_t said = 0;
+    for (const Driver::Ended& e : d.ended) said += e.outputs;
+    if (d.aborted.empty()) REQUIRE(said == d.tokens);
+    const RadixCache& cache = d.scheduler.cache();
+    REQUIRE(cache.held() == 0);
+    REQUIRE(cache.protected_tokens() == 0);
+    REQUIRE(cache.held_states() == 0);
+    REQUIRE(cache.locked_states() == 0);
+    if (stateful) REQUIRE(cache.free_states() + cache.idle_states() == c.cache.state_slots);
+    loads += d.scheduler.offload_counters().loads;
+  }
+  CHECK(retracted > 0);
+  CHECK(mixed > 0);
+  CHECK(loads > 0);
+}
+
 TEST_CASE(
     "§6 trees from the file to the digest: the engine's own for Llama, more tokens a step than the chain") {
   const auto read = [](const std::string& speculation) {
