@@ -148,7 +148,7 @@ class KernelExecutor final : public Executor {
     std::vector<std::pair<SequenceId, Request>> adopted;   // for the next job to open
     std::unordered_map<std::uint64_t, SequenceId> handed;  // by request: ended, blocks kept; never iterated
     std::unordered_set<std::uint64_t> fetched;             // the other way round; likewise
-    std::unordered_set<std::uint64_t> lent;  // by request: blocks that a transport reads; likewise
+    std::unordered_set<std::uint64_t> lent;                // blocks that a transport reads; never iterated
   };
 
   bool waits() const { return options_.clock != nullptr; }

@@ -17,8 +17,9 @@ class RankLink {
   virtual void gather_columns(const std::uint16_t* in, std::uint16_t* out, std::int32_t rows,
                               std::int32_t columns, kernels::Stream stream) = 0;
   // Until the threads of all ranks have come here. Where one plans, captures or allocates, none may have
-  // kernels on its device that wait for it: the driver may wait for them in turn.
-  virtual void meet() = 0;
+  // kernels on its device that wait for it: the driver may wait for them in turn. Whether all came `fine`;
+  // where one did not, none goes on, or its kernels would wait for those of the one that failed.
+  [[nodiscard]] virtual bool meet(bool fine) = 0;
   virtual std::string take_refusal() = 0;  // what a library said since the last call; empty: nothing
 };
 

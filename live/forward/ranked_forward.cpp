@@ -133,14 +133,17 @@ class RankedForward::Link final : public RankLink {
                       kernels::Stream stream) override {
     kernels::launch_peer_gather_columns({peers, in, out, rows, columns}, stream);
   }
-  void meet() override {
+  bool meet(bool fine) override {
     const std::uint64_t before = group_.meetings_;
+    if (!fine) group_.broken_ = true;
     if (++group_.met_ == group_.options_.ranks) {
+      group_.all_fine_ = !group_.broken_;  // read by all before anybody can come again
       group_.met_ = 0;
       ++group_.meetings_;
-      return;
+      return group_.all_fine_;
     }
     while (group_.meetings_ == before) std::this_thread::yield();
+    return group_.all_fine_;
   }
   std::string take_refusal() override { return std::exchange(refusal_, {}); }
 
@@ -239,15 +242,22 @@ Result<Unit> RankedForward::launch(const StepBatch& batch) {
   });
   if (errors_.front().empty()) return Unit{};
   threads_->end();
-  return errors_.front();
+  return what_failed();
+}
+
+// Of a rank that failed by itself, if there is one, not of those that stopped with it.
+Errors RankedForward::what_failed() const {
+  Errors found;
+  for (const Errors& errors : errors_)
+    if (found.empty() || (!errors.empty() && found.front().kind == ErrorKind::interrupted)) found = errors;
+  return found;
 }
 
 Result<std::span<const std::int32_t>> RankedForward::sampled() {
   auto tokens = forwards_.front()->sampled();
   if (ranks() == 1) return tokens;
   threads_->end();
-  for (const Errors& errors : errors_)
-    if (!errors.empty()) return errors;
+  if (const Errors errors = what_failed(); !errors.empty()) return errors;
   if (tokens) tokens_.front().assign(tokens->begin(), tokens->end());
   return tokens;
 }

@@ -86,6 +86,7 @@ class RankedForward {
   RankedForward(const Options& options, kernels::DeviceMemory& memory);
   Result<Unit> connect();
   Result<Unit> prepare(const ModelSpec& model, const ForwardOptions& options);
+  Errors what_failed() const;
 
   Options options_;
   kernels::DeviceMemory& memory_;
@@ -99,6 +100,7 @@ class RankedForward {
   // Where ranks meet: how many have come, and how often all had.
   std::atomic<std::int32_t> met_ = 0;
   std::atomic<std::uint64_t> meetings_ = 0;
+  std::atomic<bool> broken_ = false, all_fine_ = true;  // a rank has failed; as of the last meeting
   std::unique_ptr<RankThreads> threads_;
 };
 

@@ -122,23 +122,25 @@ Result<Unit> StepForward::allocate_scratch() {
 
 // Room for the partial results of so many pieces; more than before moves them, and graphs know the old place.
 bool StepForward::hold_pieces(std::int64_t slots) {
-  if (slots <= piece_slots_) return true;
   piece_slots_ = std::max(2 * piece_slots_, slots);
   const auto rows = static_cast<std::size_t>(piece_slots_ * shape_.heads),
              width = static_cast<std::size_t>(shape_.latent() ? kernels::latent_width : shape_.head_dim);
   scratch_.partial = static_cast<float*>(memory_.allocate(rows * width * 4));
   scratch_.log_sums = static_cast<float*>(memory_.allocate(rows * 4));
   graphs_.clear();
-  return scratch_.partial != nullptr && scratch_.log_sums != nullptr;
+  if (scratch_.partial != nullptr && scratch_.log_sums != nullptr) return true;
+  piece_slots_ = 0;
+  return false;
 }
 
 Result<Unit> StepForward::launch(const StepBatch& batch) {
   stream_->make_current();
   Result<DeviceStep> step = inputs_.put(batch);
   if (!step) return step.errors();
-  const std::int64_t held = piece_slots_;
-  if (!hold_pieces(step->slots_used)) return no_room("attention's partial results");
-  if (options_.link != nullptr && piece_slots_ != held) options_.link->meet();
+  if (step->slots_used > piece_slots_) {
+    const bool room = hold_pieces(step->slots_used);
+    if (Result<Unit> met = meet(room, no_room("attention's partial results")); !met) return met.errors();
+  }
   counts_.clear();
   counting_ = false;
   if (options_.link != nullptr) {
@@ -173,8 +175,8 @@ Result<Unit> StepForward::run_graph(const DeviceStep& step) {
     graph = stream_->capture(body, why);
     ++captured_;
     counting_ = counting;
-    if (options_.link != nullptr) options_.link->meet();
-    if (graph == nullptr) return make_error(ErrorKind::unavailable, why);
+    if (Result<Unit> met = meet(graph != nullptr, make_error(ErrorKind::unavailable, why)); !met)
+      return met.errors();
   }
   stream_->begin_step();
   if (counting_) {

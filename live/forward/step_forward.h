@@ -126,6 +126,7 @@ class StepForward {
   Result<Unit> run_graph(const DeviceStep& step);
   // The step without what ranks do together: products are planned and graphs captured where nobody waits.
   Result<Unit> rehearse(const DeviceStep& step);
+  Result<Unit> meet(bool fine, const Error& error);  // with the other ranks, if there are any
   void sum_over_ranks(const char* use, std::int32_t rows, kernels::Stream stream);  // x
   void gather_logits(const DeviceStep& step, kernels::Stream stream);
 

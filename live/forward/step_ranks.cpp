@@ -30,6 +30,14 @@ void StepForward::gather_logits(const DeviceStep& step, kernels::Stream stream) 
                                 static_cast<std::int32_t>(shape_.vocabulary), stream);
 }
 
+// `error`: what it says when it is not fine.
+Result<Unit> StepForward::meet(bool fine, const Error& error) {
+  const bool all = options_.link == nullptr ? fine : options_.link->meet(fine);
+  if (!fine) return error;
+  if (!all) return make_error(ErrorKind::interrupted, "another rank has failed");
+  return Unit{};
+}
+
 // All ranks have the same steps, so all come here or none. Keys and values of the step are written twice.
 Result<Unit> StepForward::rehearse(const DeviceStep& step) {
   const std::pair<std::int64_t, std::int64_t> met{ForwardProducts::launched_rows(step.rows),
@@ -41,9 +49,7 @@ Result<Unit> StepForward::rehearse(const DeviceStep& step) {
   together_ = true;
   std::string why;
   const bool fine = stream_->wait(why);
-  options_.link->meet();
-  if (!fine) return make_error(ErrorKind::unavailable, why);
-  return Unit{};
+  return meet(fine, make_error(ErrorKind::unavailable, why));
 }
 
 // The thread that launches.

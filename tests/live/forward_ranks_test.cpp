@@ -40,6 +40,44 @@ TEST_CASE("what two ranks cannot share out is refused by name") {
         std::string::npos);
 }
 
+TEST_CASE("a rank without room for a step ends it on all ranks: none waits for it") {
+  class Filling final : public kernels::HostMemory {
+   public:
+    bool full = false;
+
+   protected:
+    void* raw_allocate(std::size_t bytes) override {
+      return full ? nullptr : kernels::HostMemory::raw_allocate(bytes);
+    }
+  };
+  Filling memory;
+  ForwardOptions options;
+  options.kv_blocks = 17;
+  options.max_rows = options.max_sequences = 1;
+  options.max_positions = 257;
+  options.random_kv = true;
+  const auto group = RankedForward::create(checked_models_of_two().front(), options, {2}, memory);
+  INFO((group ? "" : to_string(group.errors())));
+  REQUIRE(group);
+  StepBatch batch;  // a context in several pieces, for which there is no room yet
+  batch.tokens = {1};
+  batch.positions = {255};
+  batch.slots = {16 * 16 + 15};
+  batch.sequences = {{0, 1, 256}};
+  batch.decodes = 1;
+  for (std::int32_t i = 1; i <= 16; ++i) batch.block_tables.push_back(i);
+  batch.max_blocks = 16;
+  batch.sampled_rows = {0};
+  memory.full = true;
+  const auto first = (*group)->launch(batch);
+  REQUIRE_FALSE(first);
+  CHECK(to_string(first.errors()).find("no room for attention's partial results") != std::string::npos);
+  memory.full = false;
+  const auto second = (*group)->launch(batch);  // it stays so
+  REQUIRE_FALSE(second);
+  CHECK(to_string(second.errors()).find("another rank has failed") != std::string::npos);
+}
+
 std::vector<std::uint16_t> pool_of(const StepForward& forward, std::size_t index,
                                    kernels::DeviceMemory& memory) {
   const auto block = static_cast<std::size_t>(forward.kv_block_bytes() / 2);
