@@ -33,13 +33,15 @@ std::string text_or(const Json& node, const char* key, const std::string& fallba
   return at->is_string() ? at->get<std::string>() : at->dump();
 }
 
-void add_speculation(const Json& node, LaunchFacts& facts) {
+// As the scenario was read, not as its keys stand: an engine may choose by itself.
+void add_speculation(const SpeculationSpec& drafts, const Json& node, LaunchFacts& facts) {
   const auto at = node.find("speculation");
   const Json speculation = at != node.end() && at->is_object() ? *at : Json::object();
-  facts["speculation"] = text_or(speculation, "method", "off");
-  const std::string tokens = text_or(speculation, "tokens", "1");
-  facts["draft_tokens"] = tokens;
-  facts["verified_tokens"] = std::to_string(std::stoll(tokens) + 1);
+  facts["speculation"] = to_string(drafts.method);
+  facts["drafts"] = drafts.chosen_by_engine ? "engine" : "said";
+  facts["draft_tokens"] = std::to_string(drafts.tokens);
+  facts["verified_tokens"] = std::to_string(drafts.query_length());
+  facts["branches"] = std::to_string(drafts.branches);
   const auto draft = speculation.find("draft");
   std::string kind = draft != speculation.end() ? text_or(*draft, "kind", "eagle") : "eagle";
   facts["draft_kind"] = kind;
@@ -77,7 +79,7 @@ LaunchFacts facts_of(const PoolSpec& pool, const Json& node, const std::string& 
   facts["transfer"] = transfer;
   facts["kv_cache_dtype"] = text_or(node, "kv_cache_dtype", "auto");
   facts["quantization"] = text_or(node, "quantization", "");
-  add_speculation(node, facts);
+  add_speculation(pool.instance.speculation, node, facts);
   add_balancer(node, facts);
   return facts;
 }

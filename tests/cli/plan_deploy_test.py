@@ -198,6 +198,21 @@ def single():
     same(said["main"], "python3 -m sglang.launch_server --model-path Qwen/Qwen3-30B-A3B --host 0.0.0.0 --port 8000 --tp-size 2 --attn-dp-size 2 "
          "--ep-size 2 --disable-radix-cache --chunked-prefill-size 4096", "sglang")
 
+    # Drafts of SGLang as they are simulated: chains, trees that were asked for, and the engine's own.
+    for name, keys, flags in (
+            ("chain", "method: eagle, tokens: 3, acceptance: 0.7", "EAGLE --speculative-draft-model-path DRAFT_MODEL --speculative-num-steps 3 "
+             "--speculative-eagle-topk 1 --speculative-num-draft-tokens 4"),
+            ("tree", "method: eagle, tokens: 3, branches: 4, verified: 8, acceptance: 0.7", "EAGLE --speculative-draft-model-path DRAFT_MODEL "
+             "--speculative-num-steps 3 --speculative-eagle-topk 4 --speculative-num-draft-tokens 8"),
+            ("own", "method: eagle, acceptance: 0.7", "EAGLE --speculative-draft-model-path DRAFT_MODEL"),
+            ("ngram-chain", "method: ngram, tokens: 3, acceptance: 0.6, match_rate: 0.5", "NGRAM --speculative-num-draft-tokens 4 "
+             "--speculative-ngram-max-bfs-breadth 1"),
+            ("ngram-tree", "method: ngram, acceptance: 0.6, match_rate: 0.5, match_length: 8, siblings: [0.3, 0.1]", "NGRAM "
+             "--speculative-num-draft-tokens 12 --speculative-ngram-max-bfs-breadth 10")):
+        _, said = deploy(name, "  {hardware: h200, model: llama-3.1-8b, engine: sglang-0.5, speculation: {%s}}\n" % keys)
+        words = said["main"]
+        expect(" ".join(words[words.index("--speculative-algorithm") + 1:]) == flags, f"{name}: {words}")
+
     folder, said = deploy("trt", "  {hardware: h200, model: qwen3-8b, engine: tensorrt-llm-1.2, parallel: {tp: 2}, kv_cache_dtype: fp8,\n"
                           "   engine_args: {max_batch_size: 64, kv_cache_config: {enable_block_reuse: false}, cuda_graph_config: null}}\n")
     config = str(folder / "config-main.yaml")
