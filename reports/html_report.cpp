@@ -145,9 +145,10 @@ std::string tiles(const SummaryInput& in) {
     const double per_decode =
         c.decodes > 0 ? static_cast<double>(c.tokens) / static_cast<double>(c.decodes) : 0;
     const double share = c.drafts > 0 ? static_cast<double>(c.accepted) / static_cast<double>(c.drafts) : 0;
-    tile(format_fixed(per_decode, 2), "tokens a decode (" + in.speculation + ", " +
-                                          std::to_string(in.speculation_tokens) + " drafts, " +
-                                          format_fixed(100 * share, 1) + " % accepted)");
+    const auto& tree = in.speculation_tree;
+    const std::int64_t drafts = tree.verified > 0 ? tree.verified - 1 : in.speculation_tokens;
+    tile(format_fixed(per_decode, 2), "tokens a decode (" + in.speculation + ", " + std::to_string(drafts) +
+                                          " drafts, " + format_fixed(100 * share, 1) + " % accepted)");
   }
   return out + "</div>\n";
 }

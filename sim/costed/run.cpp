@@ -390,8 +390,7 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
   if (pool.spec->router.gathers_batches()) s.batch = pool.spec->router.batch;
   if (parts.scenario->workload.openai_frontend)
     s.front_end = front_end_config(instance.engine, parts.scales.host);
-  else
-    s.client_prepares = pool.images.front_end && pool.images.front_end->one_loop();
+  s.client_prepares = !s.front_end && pool.images.front_end && pool.images.front_end->one_loop();
   setup.pools.push_back(std::move(s));
   for (std::size_t i = 0; i < pool.engines(); ++i) setup.schedulers.push_back(fresh_scheduler(pool));
 }
