@@ -1,4 +1,6 @@
 // Dense matrix product: out[m×n] = in[m×k] · weights[n×k]ᵀ, output in the activation type.
+#include <algorithm>
+
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
 
@@ -6,14 +8,22 @@ namespace orrery {
 
 namespace {
 
-// Rows that a product over 16-bit inputs and four-bit weights works for. Marlin's tiles have 16 rows for each
-// 16 of the batch up to 64, and tiles of 64 above (csrc/quantization/gptq_marlin/gptq_marlin.cu:
-// thread_m_blocks); its blocks share all tiles' steps along k evenly (stripes), so that no wave is half
-// empty.
+// Products of 16-bit inputs and four-bit weights as Marlin makes them (csrc/quantization/gptq_marlin/
+// gptq_marlin.cu): tiles of 16 rows for each 16 of the batch up to 64, of 64 above (thread_m_blocks); blocks
+// share the steps of all tiles along k evenly (stripes), so that no wave is half empty. A warp turns the
+// weights of a step into 16 bits and then multiplies them, by mma.sync: both times add up.
 double marlin_rows(std::int64_t m) {
   const std::int64_t tile = m <= 64 ? 16 : 64;
   return static_cast<double>((m + tile - 1) / tile * tile);
 }
+// Of Hopper's matrix rate what mma.sync reaches (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper
+// GPU Architecture via Microbenchmarking", 2024); elsewhere the class's efficiency is less or near.
+constexpr double warp_products = 0.62;
+// Bytes/ns of weights that a unit turns into 16 bits. Derived from published timings of Marlin's experts on
+// an H200 (../shared/data/aiconfigurator, vLLM 0.24.0, 7,168 × 2,048, 384 experts, one GPU): from 32 to 64
+// experts of a row each, 727 MB in 230 µs over 132 units, less their products. (The H100's, 266 µs, is its
+// memory's.)
+constexpr double unit_conversion = 35.8;
 
 class GemmOperator : public Operator {
  public:
@@ -29,11 +39,7 @@ class GemmOperator : public Operator {
     const double k = static_cast<double>(spec_.k);
     OpCost cost;
     cost.flops = 2 * rows * n * k;
-    const double efficiency = roofline_.efficiency(class_);
-    const bool by_stripes = spec_.format.stored == DType::int4 && spec_.format.activation_bytes == 2;
-    cost.compute_ns =
-        by_stripes ? 2 * marlin_rows(m) * n * k / (roofline_.matrix_rate(spec_.format.math) * efficiency)
-                   : roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, efficiency);
+    cost.compute_ns = compute_ns(m);
     const double weights = n * k * spec_.format.bytes_per_parameter;
     const double activations = rows * (k * spec_.format.activation_bytes + n * spec_.out_bytes);
     const bool cached = roofline_.stays_in_cache(activations);
@@ -64,6 +70,16 @@ class GemmOperator : public Operator {
   KernelClass kernel_class() const override { return class_; }
 
  private:
+  double compute_ns(std::int64_t m) const {
+    const double efficiency = roofline_.efficiency(class_);
+    if (spec_.format.stored != DType::int4 || spec_.format.activation_bytes != 2)
+      return roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, efficiency);
+    const double weights = static_cast<double>(spec_.n) * static_cast<double>(spec_.k);
+    const double rate = roofline_.matrix_rate(spec_.format.math) * std::min(efficiency, warp_products);
+    const double conversion = static_cast<double>(roofline_.units()) * unit_conversion;
+    return 2 * marlin_rows(m) * weights / rate + weights * spec_.format.bytes_per_parameter / conversion;
+  }
+
   OpSpec spec_;
   const Roofline& roofline_;
   KernelClass class_;
