@@ -30,6 +30,7 @@ std::string label_of(const PlanSearch& search, std::size_t candidate) {
 Json plan_json(const PlanSpace& space, const PlanSearch& search, const WhatIfPlan& plan) {
   Json out;
   out["label"] = label_of(search, plan.candidate);
+  out["instances_needed"] = plan.needs > 0 ? Json(plan.needs) : Json(nullptr);
   if (!plan.cannot.empty()) {
     out["says_nothing"] = plan.cannot;
     return out;
@@ -38,11 +39,26 @@ Json plan_json(const PlanSpace& space, const PlanSearch& search, const WhatIfPla
   out["instances"] = s.replicas;
   out["meets_slo"] = s.has_slo ? Json(s.meets) : Json(nullptr);
   out["attainment"] = s.attainment;
-  out["objective"] = space.objective == PlanObjective::rate ? Json(nullptr) : Json(std::abs(s.objective));
+  const bool of_rates = space.objective == PlanObjective::rate;  // of many runs
+  out["objective"] = of_rates ? Json(nullptr) : Json(shown_objective(s));
+  if (plan.sized.meets) out["objective_with_them"] = shown_objective(plan.sized);
   out["ttft_ms"] = s.ttft_ms;
   out["tpot_ms"] = s.tpot_ms;
-  out["instances_needed"] = plan.needs > 0 ? Json(plan.needs) : Json(nullptr);
   return out;
+}
+
+std::string case_row(const PlanSearch& search, const WhatIfCase& one) {
+  std::string row = "| " + one.name + " | ";
+  if (!one.cannot.empty()) return row + one.cannot + " | - | - |\n";
+  const WhatIfPlan &choice = one.plans.front(), &best = one.plans[one.best];
+  row += !choice.cannot.empty() ? choice.cannot
+                                : format_fixed(choice.score.attainment * 100, 1) + " % with " +
+                                      std::to_string(choice.score.replicas);
+  row += " | " + (choice.needs > 0 ? std::to_string(choice.needs) : std::string("-")) + " | ";
+  if (!best.cannot.empty()) return row + "- |\n";
+  row += one.best == 0 ? "the choice" : label_of(search, best.candidate);
+  if (best.sized.meets) row += ", " + std::to_string(best.needs) + " instances";
+  return row + " |\n";
 }
 
 }  // namespace
@@ -68,16 +84,21 @@ void add_around(const RecommendationInput& input, Json& out) {
   if (!search.around.curve.empty()) {
     out["curves"] = Json::array();
     for (const CurvePoint& p : search.around.curve) {
-      out["curves"].push_back(Json{{"curve", p.curve},
-                                   {"rate_factor", p.rate_factor},
-                                   {"offered_requests_per_s", p.offered_per_s},
-                                   {"instances", p.score.replicas},
-                                   {"gpus", p.score.gpus},
-                                   {"attainment", p.score.attainment},
-                                   {"goodput_requests_per_s", p.score.met_per_s},
-                                   {"ttft_ms", p.score.ttft_ms},
-                                   {"tpot_ms", p.score.tpot_ms},
-                                   {"e2e_ms.mean", p.score.mean_e2e_ms}});
+      Json row{{"curve", p.curve},
+               {"rate_factor", p.rate_factor},
+               {"offered_requests_per_s", p.offered_per_s},
+               {"instances", p.replicas}};
+      if (!p.cannot.empty()) {
+        row["says_nothing"] = p.cannot;
+      } else {
+        row.update(Json{{"gpus", p.score.gpus},
+                        {"attainment", p.score.attainment},
+                        {"goodput_requests_per_s", p.score.met_per_s},
+                        {"ttft_ms", p.score.ttft_ms},
+                        {"tpot_ms", p.score.tpot_ms},
+                        {"e2e_ms.mean", p.score.mean_e2e_ms}});
+      }
+      out["curves"].push_back(std::move(row));
     }
   }
   if (search.doubts.empty()) return;
@@ -95,20 +116,10 @@ std::string around_markdown(const RecommendationInput& input) {
   std::string out;
   if (!search.around.cases.empty()) {
     out +=
-        "\n## What would change it\n\n| if | choice: in time | instances needed | best then "
+        "\n## Under other circumstances\n\n| if | choice: in time | instances needed | best then "
         "|\n|---|---|---|---|\n";
-    for (const WhatIfCase& one : search.around.cases) {
-      out += "| " + one.name + " | ";
-      if (!one.cannot.empty() || !one.plans.front().cannot.empty()) {
-        out += (one.cannot.empty() ? one.plans.front().cannot : one.cannot) + " | - | - |\n";
-        continue;
-      }
-      const WhatIfPlan& choice = one.plans.front();
-      out += format_fixed(choice.score.attainment * 100, 1) + " % with " +
-             std::to_string(choice.score.replicas) + " | " +
-             (choice.needs > 0 ? std::to_string(choice.needs) : std::string("-")) + " | " +
-             (one.best == 0 ? "the choice" : label_of(search, one.plans[one.best].candidate)) + " |\n";
-    }
+    for (const WhatIfCase& one : search.around.cases) out += case_row(search, one);
+    out += "\nBest with the instances that each needs then; of losses, with those that are left.\n";
   }
   if (!search.around.curve.empty()) {
     out +=
@@ -116,8 +127,12 @@ std::string around_markdown(const RecommendationInput& input) {
         "TTFT, ms "
         "| TPOT, ms |\n|---|---|---|---|---|---|\n";
     for (const CurvePoint& p : search.around.curve) {
-      out += "| " + format_fixed(p.offered_per_s, 2) + " | " + std::to_string(p.score.replicas) + " | " +
-             format_fixed(p.score.attainment * 100, 1) + " % | " + format_fixed(p.score.met_per_s, 2) +
+      out += "| " + format_fixed(p.offered_per_s, 2) + " | " + std::to_string(p.replicas) + " | ";
+      if (!p.cannot.empty()) {
+        out += p.cannot + " | - | - | - |\n";
+        continue;
+      }
+      out += format_fixed(p.score.attainment * 100, 1) + " % | " + format_fixed(p.score.met_per_s, 2) +
              " | " + format_fixed(p.score.ttft_ms, 0) + " | " + format_fixed(p.score.tpot_ms, 1) + " |\n";
     }
     out += "\nLatencies at the percentile of the SLO (curves.csv).\n";

@@ -10,7 +10,8 @@ namespace orrery {
 
 BoundedSpace::BoundedSpace(const PlanSpace& space, const SearchOptions& options)
     : space_(space), options_(options), list_(combinations(space)),
-      reader_(space, list_, options.threads, options.keep_going), bounds_(list_.all.size()) {
+      reader_(space, list_, options.threads, options.keep_going, !options.exhaustive),
+      bounds_(list_.all.size()) {
   std::map<std::string, std::size_t> by_name;
   for (const Candidate& candidate : list_.all) {
     const auto [place, fresh] = by_name.try_emplace(graph_name(candidate), graphs_.size());
@@ -22,15 +23,15 @@ BoundedSpace::BoundedSpace(const PlanSpace& space, const SearchOptions& options)
 // Of every graph the first member that is a scenario, and the last; where none is, all of them.
 Status BoundedSpace::read_graphs() {
   for (const bool forwards : {true, false}) {
+    std::vector<bool> found(graphs_.size(), false);
     for (std::size_t tried = 0;; ++tried) {
       std::vector<std::size_t> next;
-      for (const Graph& graph : graphs_) {
-        const auto known = [&](std::size_t i) { return list_.all[i].scenario != nullptr; };
-        const std::size_t count = graph.members.size();
-        const auto at = [&](std::size_t k) { return graph.members[forwards ? k : count - 1 - k]; };
-        bool found = false;
-        for (std::size_t k = 0; k < std::min(tried, count) && !found; ++k) found = known(at(k));
-        if (!found && tried < count) next.push_back(at(tried));
+      for (std::size_t g = 0; g < graphs_.size(); ++g) {
+        const std::vector<std::size_t>& members = graphs_[g].members;
+        const std::size_t count = members.size();
+        const auto at = [&](std::size_t k) { return members[forwards ? k : count - 1 - k]; };
+        if (tried > 0 && tried <= count && list_.all[at(tried - 1)].scenario != nullptr) found[g] = true;
+        if (!found[g] && tried < count) next.push_back(at(tried));
       }
       if (next.empty()) break;
       ORRERY_TRY_STATUS(reader_.read(next));

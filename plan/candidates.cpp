@@ -75,15 +75,10 @@ std::string beyond_owned(const PlanSpace& space, const Scenario& scenario) {
   return "";
 }
 
-// A plan whose instances are counted by the search: one pool that stands on no topology.
+// A plan whose instances are counted by the search.
 std::string uncountable(const Scenario& scenario) {
-  if (!scenario.other_pools.empty() || scenario.topology != nullptr)
-    return "`search.replicas` counts instances of one pool without a topology; vary pools[0].replicas";
-  if (!scenario.faults.empty())
-    return "`faults` name instances, and `search.replicas` changes how many there are; vary replicas";
-  if (scenario.pool.autoscale)
-    return "`search.replicas` and `autoscale` both say how many instances there are";
-  return "";
+  const std::string fixed = instances_fixed(scenario);
+  return fixed.empty() ? "" : "`search.replicas` counts instances, but " + fixed + "; vary replicas";
 }
 
 // What is wrong outside `deployment`: a mistake of the file where every candidate has it.
@@ -211,7 +206,7 @@ std::string results_key(const PlanSpace& space, const Scenario& scenario,
 }
 
 // With its key; or why it is none after all.
-void give_key(const PlanSpace& space, const SharedRequests& requests, Candidate& candidate) {
+void give_key(const PlanSpace& space, const SharedRequests& requests, bool bounds, Candidate& candidate) {
   auto scenario = std::make_shared<Scenario>(*candidate.scenario);
   give_requests(*scenario, requests);
   std::vector<StepPricer> pricers;
@@ -222,6 +217,7 @@ void give_key(const PlanSpace& space, const SharedRequests& requests, Candidate&
   }
   candidate.scenario = scenario;
   candidate.key = results_key(space, *scenario, pricers);
+  if (!bounds) return;
   if (std::string reason = beyond_slo(*scenario, *requests, pricers.front()); !reason.empty())
     reject(candidate, RejectedBy::bound, std::move(reason));
 }
@@ -290,8 +286,8 @@ CandidateList combinations(const PlanSpace& space) {
 }
 
 CandidateReader::CandidateReader(const PlanSpace& space, CandidateList& list, int threads,
-                                 std::function<bool()> keep_going)
-    : space_(space), list_(list), threads_(threads), keep_going_(std::move(keep_going)),
+                                 std::function<bool()> keep_going, bool bounds)
+    : space_(space), list_(list), threads_(threads), keep_going_(std::move(keep_going)), bounds_(bounds),
       outside_(list.all.size()) {}
 CandidateReader::~CandidateReader() = default;
 
@@ -335,7 +331,7 @@ Status CandidateReader::look_closer(const std::vector<std::size_t>& which) {
     if (candidate.scenario == nullptr || !candidate.key.empty()) return ok_status();
     if (keep_going_ && !keep_going_()) return make_error(ErrorKind::interrupted, "interrupted");
     const PriceTableScope scope(tables_, graph_name(candidate));
-    give_key(space_, requests_, candidate);
+    give_key(space_, requests_, bounds_, candidate);
     return ok_status();
   });
 }
@@ -352,6 +348,14 @@ Result<CandidateList> list_candidates(const PlanSpace& space, int threads, Share
   requests = std::move(found);
   if (requests != nullptr) ORRERY_TRY_STATUS(reader.look_closer(all));
   return list;
+}
+
+std::string instances_fixed(const Scenario& scenario, bool fewer) {
+  if (!scenario.other_pools.empty()) return "there are several pools";
+  if (scenario.topology != nullptr && !fewer) return "they stand on a topology";
+  if (!scenario.faults.empty()) return "`faults` name them";
+  if (scenario.pool.autoscale) return "`autoscale` says how many there are";
+  return "";
 }
 
 Scenario with_replicas(const Scenario& scenario, std::int64_t replicas) {

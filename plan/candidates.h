@@ -60,7 +60,9 @@ Result<CandidateList> list_candidates(const PlanSpace& space, int threads, Share
 // Reads candidates when they are asked for. Errors are those of list_candidates, over what was read.
 class CandidateReader {
  public:
-  CandidateReader(const PlanSpace& space, CandidateList& list, int threads, std::function<bool()> keep_going);
+  // `bounds`: whether what no schedule can reach rejects.
+  CandidateReader(const PlanSpace& space, CandidateList& list, int threads, std::function<bool()> keep_going,
+                  bool bounds = true);
   ~CandidateReader();
   // As documents and scenarios; what is none keeps its reason.
   Status read(const std::vector<std::size_t>& which);
@@ -75,6 +77,7 @@ class CandidateReader {
   CandidateList& list_;
   int threads_;
   std::function<bool()> keep_going_;
+  bool bounds_;
   std::vector<std::optional<Errors>> outside_;  // of `deployment`, by candidate
   SharedRequests requests_;
   PriceTableShelf tables_;
@@ -83,7 +86,10 @@ class CandidateReader {
 
 void reject(Candidate& candidate, RejectedBy stage, std::string reason);
 
-// The candidate with so many instances; only where it has one pool.
+// Why no other number of instances can be run than the scenario's; "" where any can. `fewer`: of fewer ones,
+// for which a topology has room.
+std::string instances_fixed(const Scenario& scenario, bool fewer = false);
+// The candidate with so many instances, where instances_fixed says nothing.
 Scenario with_replicas(const Scenario& scenario, std::int64_t replicas);
 double usd_per_hour(const PlanSpace& space, const Scenario& scenario);  // 0: a part has no price
 

@@ -33,6 +33,8 @@ std::string objective_text(PlanObjective objective, const PlanScore& score) {
   return "";
 }
 
+double shown_objective(const PlanScore& score) { return std::abs(score.objective); }
+
 PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunResult& run) {
   PlanScore s;
   s.replicas = scenario.pool.replicas;

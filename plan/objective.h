@@ -33,6 +33,9 @@ struct PlanScore {
 // Shows the objective as a person wants it: "4 GPUs", "0.31 USD/Mtok", "1,234 tok/s/GPU", "812 ms".
 std::string objective_text(PlanObjective objective, const PlanScore& score);
 
+// As outputs have it: what is to be large is positive there.
+double shown_objective(const PlanScore& score);
+
 PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunResult& run);
 
 // Who meets the SLO comes first; then the objective, then the mean end-to-end latency. Of those who miss it

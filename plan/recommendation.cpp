@@ -64,7 +64,7 @@ Json values_json(const Candidate& candidate) {
   return values;
 }
 
-Json entry_json(const PlanSpace& space, const PlanSearch& search, const PlanEntry& entry) {
+Json entry_json(const PlanSearch& search, const PlanEntry& entry) {
   const Candidate& candidate = candidate_of(search, entry);
   const PlanScore& s = entry.score;
   Json out;
@@ -76,7 +76,7 @@ Json entry_json(const PlanSpace& space, const PlanSearch& search, const PlanEntr
   out["gpus"] = s.gpus;
   out["meets_slo"] = s.has_slo ? Json(s.meets) : Json(nullptr);
   out["attainment"] = s.has_slo ? Json(s.attainment) : Json(nullptr);
-  out["objective"] = space.objective == PlanObjective::throughput ? -s.objective : s.objective;
+  out["objective"] = shown_objective(s);
   out["e2e_ms.mean"] = s.mean_e2e_ms;
   out["ttft_ms"] = s.ttft_ms;
   out["tpot_ms"] = s.tpot_ms;
@@ -90,8 +90,8 @@ Json entry_json(const PlanSpace& space, const PlanSearch& search, const PlanEntr
   return out;
 }
 
-Json finalist_json(const PlanSpace& space, const PlanSearch& search, const Finalist& finalist) {
-  Json out = entry_json(space, search, finalist.entry);
+Json finalist_json(const PlanSearch& search, const Finalist& finalist) {
+  Json out = entry_json(search, finalist.entry);
   out["best_probability"] = finalist.best_probability;
   out["meets_probability"] = finalist.meets_probability;
   out["regret"] = finalist.regret;
@@ -162,11 +162,10 @@ Json recommendation_json(const RecommendationInput& input) {
   const PlanSearch& search = *input.search;
   Json out;
   out["objective"] = to_string(input.space->objective);
-  out["choice"] =
-      has_choice(search) ? finalist_json(*input.space, search, search.finalists.front()) : Json(nullptr);
+  out["choice"] = has_choice(search) ? finalist_json(search, search.finalists.front()) : Json(nullptr);
   out["alternatives"] = Json::array();
   for (std::size_t i = 1; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i)
-    out["alternatives"].push_back(finalist_json(*input.space, search, search.finalists[i]));
+    out["alternatives"].push_back(finalist_json(search, search.finalists[i]));
   out["reasons"] = has_choice(search) ? Json::array({why(*input.space, search) + how_narrow(search)})
                                       : Json::array({no_deployment(input).message});
   out["would_change"] = would_change(*input.space, search);
@@ -174,11 +173,9 @@ Json recommendation_json(const RecommendationInput& input) {
                               ? Json("orrery live choice.yaml --endpoint http://HOST:PORT --out live")
                               : Json(nullptr);
   out["finalists"] = Json::array();
-  for (const Finalist& f : search.finalists)
-    out["finalists"].push_back(finalist_json(*input.space, search, f));
+  for (const Finalist& f : search.finalists) out["finalists"].push_back(finalist_json(search, f));
   out["pareto"] = Json::array();
-  for (const PlanEntry& entry : pareto_front(search))
-    out["pareto"].push_back(entry_json(*input.space, search, entry));
+  for (const PlanEntry& entry : pareto_front(search)) out["pareto"].push_back(entry_json(search, entry));
   out["left_early"] = search.left.size();
   out["candidates"] = search.candidates.all.size();
   out["feasible"] = search.candidates.feasible();
@@ -232,9 +229,14 @@ std::string recommendation_markdown(const RecommendationInput& input) {
   out += around_markdown(input);
   out += "\n## Who is not in it\n\n";
   out += std::to_string(search.candidates.all.size()) + " combinations, of which " +
-         std::to_string(search.candidates.feasible()) + " were run; " + std::to_string(search.left.size()) +
-         " of those left before the last round, each behind the leader on the same requests in all but " +
-         format_fixed(racing_doubt * 100, 0) + " % of the draws of them (candidates.csv).\n\n";
+         std::to_string(search.candidates.feasible()) + " were run, " +
+         std::to_string(search.saved.to_the_end) + " of them to the end (candidates.csv).";
+  if (search.saved.by_racing > 0) {
+    out += " " + std::to_string(search.saved.by_racing) +
+           " left on a part of it, each behind the leader on the same requests in all but " +
+           format_fixed(racing_doubt * 100, 0) + " % of the draws of them.";
+  }
+  out += "\n\n";
   for (const auto& [reason, count] : reasons_of(search))
     out += "- " + std::to_string(count) + " × " + reason + "\n";
   if (has_choice(search)) {
@@ -301,8 +303,7 @@ std::string candidates_csv(const RecommendationInput& input) {
       out += "," + std::to_string(e->requests) + "," + std::to_string(s.replicas) + "," +
              std::to_string(s.gpus) + "," + (s.meets ? "1" : "0");
       for (const double value :
-           {s.attainment, input.space->objective == PlanObjective::throughput ? -s.objective : s.objective,
-            s.ttft_ms, s.tpot_ms, s.mean_e2e_ms, s.output_tokens_per_s})
+           {s.attainment, shown_objective(s), s.ttft_ms, s.tpot_ms, s.mean_e2e_ms, s.output_tokens_per_s})
         out += "," + format_number(value);
     } else {
       out += ",,,,,,,,,,";
@@ -344,6 +345,26 @@ Error no_deployment(const RecommendationInput& input) {
   return make_error(ErrorKind::no_deployment, message, where, "slo");
 }
 
+namespace {
+
+// The scenario as it was chosen: with its instances, and at the rate that it was run at.
+Result<YamlDocument> document_of(const PlanSpace& space, const Scenario& scenario, const PlanScore& score) {
+  ORRERY_TRY(document, YamlDocument::parse(scenario.yaml, space.file));
+  if (space.most_replicas > 0) {
+    const bool listed = document.root().optional("deployment").optional("pools").present();
+    ORRERY_TRY_STATUS(document.set((listed ? "deployment.pools[0].replicas=" : "deployment.replicas=") +
+                                   std::to_string(score.replicas)));
+  }
+  const double faster = space.growth * space.peak * score.rate_factor;
+  if (faster != 1) {
+    const double own = document.root().optional("workload").optional("time_scale").number(1, 0, 1e9);
+    ORRERY_TRY_STATUS(document.set("workload.time_scale=" + format_number(own * faster)));
+  }
+  return document;
+}
+
+}  // namespace
+
 Status write_recommendation(const std::string& folder, const RecommendationInput& input) {
   const PlanSearch& search = *input.search;
   std::error_code ignored;  // writing says what is wrong
@@ -358,12 +379,7 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
   std::filesystem::remove_all(std::filesystem::path(folder) / "deploy", ignored);
   for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
     const PlanEntry& entry = search.finalists[i].entry;
-    ORRERY_TRY(document, YamlDocument::parse(candidate_of(search, entry).scenario->yaml, input.space->file));
-    if (input.space->most_replicas > 0) {
-      const bool listed = document.root().optional("deployment").optional("pools").present();
-      ORRERY_TRY_STATUS(document.set((listed ? "deployment.pools[0].replicas=" : "deployment.replicas=") +
-                                     std::to_string(entry.score.replicas)));
-    }
+    ORRERY_TRY(document, document_of(*input.space, *candidate_of(search, entry).scenario, entry.score));
     const std::string name = i == 0 ? "choice" : "alternative-" + std::to_string(i);
     ORRERY_TRY_STATUS(write(name + ".yaml", document.dump()));
     ORRERY_TRY(deployment, deployment_of(*candidate_of(search, entry).scenario, document.dump()));

@@ -19,6 +19,8 @@ constexpr Placed placed[] = {
     {"The last", "latencies", "Latencies of the finalists with 90 % intervals"},
     {"The last", "chances", "In how many draws a finalist is best and meets the SLO"},
     {"Fewest GPUs", "pareto", "GPUs against latency; larger marks answer more tokens a second"},
+    {"How far", "carries-rate", "Latency of the choice against the rate that is offered"},
+    {"How far", "carries-instances", "Goodput of the choice against its instances"},
 };
 
 // `code` and **strong**.

@@ -251,7 +251,7 @@ Result<PlanScore> PlanRunner::run(const Candidate& candidate, const Question& qu
 }
 
 std::int64_t PlanRunner::most_replicas(const Candidate& candidate) const {
-  std::int64_t most = space_->most_replicas;
+  std::int64_t most = space_->most_replicas > 0 ? space_->most_replicas : INT64_MAX;
   const PoolSpec& pool = candidate.scenario->pool;
   const std::int64_t each = pool.gpus() / pool.replicas;
   for (const auto& [part, have] : space_->owned) {
@@ -260,8 +260,7 @@ std::int64_t PlanRunner::most_replicas(const Candidate& candidate) const {
   return most;
 }
 
-Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, std::int64_t guess, const Range& range,
-                                     std::uint64_t requests) {
+Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, const Range& range, Question question) {
   const std::int64_t allowed = most_replicas(candidate);
   const std::int64_t most = std::clamp<std::int64_t>(range.most, 1, allowed);
   std::int64_t low = std::min(range.least, most) - 1;  // misses the SLO, or nobody there
@@ -269,14 +268,15 @@ Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, std::int64_t gu
   PlanScore meets, misses;
   // True where it meets it. At the most that are allowed it is run to its end, for that is then the answer.
   const auto probe = [&](std::int64_t replicas) -> Result<bool> {
-    ORRERY_TRY(score,
-               run(candidate, {.replicas = replicas, .requests = requests, .may_stop = replicas < allowed}));
+    question.replicas = replicas;
+    question.may_stop = replicas < allowed;
+    ORRERY_TRY(score, run(candidate, question));
     const bool good = score.meets || !score.refused.empty();
     (good ? high : low) = replicas;
     (good ? meets : misses) = std::move(score);
     return good;
   };
-  std::int64_t step = 1, next = std::clamp<std::int64_t>(guess, low + 1, most);
+  std::int64_t step = 1, next = std::clamp<std::int64_t>(question.replicas, low + 1, most);
   ORRERY_TRY(first, probe(next));
   if (!meets.refused.empty()) return meets;
   for (bool good = first; good == first && (first ? high - low > 1 : low < most); step *= 2) {
@@ -318,7 +318,8 @@ Result<PlanScore> PlanRunner::best(const Candidate& candidate, const PlanScore& 
                                    std::uint64_t requests) {
   if (space_->objective == PlanObjective::rate)
     return highest_rate(candidate, guess.meets ? guess.rate_factor : 1, requests);
-  if (space_->most_replicas > 0) return fewest(candidate, guess.replicas, range, requests);
+  if (space_->most_replicas > 0)
+    return fewest(candidate, range, {.replicas = guess.replicas, .requests = requests});
   return run(candidate, {.replicas = candidate.scenario->pool.replicas, .requests = requests});
 }
 

@@ -36,6 +36,9 @@ class PlanRunner {
   // none meets it. For `rate` the highest rate (rate_search.h).
   Result<PlanScore> best(const Candidate& candidate, const PlanScore& guess, const Range& range,
                          std::uint64_t requests);
+  // As few instances as meet the SLO under the other circumstances of `question`, from its own as a guess.
+  Result<PlanScore> fewest(const Candidate& candidate, const Range& range, Question question);
+  std::int64_t most_replicas(const Candidate& candidate) const;  // that are allowed and owned
   // Perturbed runs over all requests, and intervals.
   Status estimate(const Candidate& candidate, Finalist& finalist);
 
@@ -43,10 +46,7 @@ class PlanRunner {
   std::uint64_t requests() const { return requests_; }  // simulated in all runs
 
  private:
-  Result<PlanScore> fewest(const Candidate& candidate, std::int64_t guess, const Range& range,
-                           std::uint64_t requests);
   Result<PlanScore> highest_rate(const Candidate& candidate, double guess, std::uint64_t requests);
-  std::int64_t most_replicas(const Candidate& candidate) const;
   bool stopped() const {
     return (options_->keep_going && !options_->keep_going()) ||
            (options_->crew != nullptr && !options_->crew->may_run());

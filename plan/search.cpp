@@ -88,7 +88,8 @@ Status Search::run_all(std::vector<PlanEntry>& entries, std::uint64_t requests) 
       entry.score = known->second;
     } else {
       const ObjectiveBound& bound = bounded_.bound(entry.candidate);
-      const PlanRunner::Range range{bound.instances, most_instances(space_, bound, limit_)};
+      PlanRunner::Range range;
+      if (!options_.exhaustive) range = {bound.instances, most_instances(space_, bound, limit_)};
       ORRERY_TRY(score, runner_.best(of(entry), before_it[i].score, range, requests));
       entry.score = score;
       tell(done, of_all, "candidates");

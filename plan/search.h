@@ -34,10 +34,12 @@ struct Finalist {
 // Of one finalist under one case of `search.what_if`.
 struct WhatIfPlan {
   std::size_t candidate = 0;
-  PlanScore score = {};    // with the instances that it was chosen with, less those that are lost
-  std::int64_t needs = 0;  // instances that meet the SLO then; lost ones: with which it would have met it; 0:
-                           // not asked, or none that are allowed
+  PlanScore score = {};     // with the instances that it was chosen with, less those that are lost
+  std::int64_t needs = 0;   // instances that meet the SLO then; lost ones: of which so many may be lost; 0:
+                            // not asked, or none that are allowed
+  PlanScore sized = {};     // with those, where they are more than it has (no loss)
   std::string cannot = {};  // why the case says nothing of it
+  const PlanScore& decides() const { return sized.replicas > score.replicas ? sized : score; }
 };
 struct WhatIfCase {
   std::string name;
@@ -51,6 +53,7 @@ struct CurvePoint {
   double rate_factor = 1, offered_per_s = 0;
   std::int64_t replicas = 1;
   PlanScore score = {};
+  std::string cannot = {};  // why there is none
 };
 struct Sensitivity {
   std::vector<WhatIfCase> cases;

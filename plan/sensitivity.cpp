@@ -51,6 +51,41 @@ std::int64_t lost_instances(const Scenario& scenario, bool node) {
   return node ? std::max<std::int64_t>(1, gpus_of_node / each) : 1;
 }
 
+// What it takes then, up to what the space allows and is owned.
+Status size_anew(const Candidate& candidate, PlanRunner::Question question, double faster, PlanRunner& runner,
+                 WhatIfPlan& plan) {
+  const std::int64_t least = question.replicas + 1;
+  if (least > runner.most_replicas(candidate)) return ok_status();
+  question.replicas = std::max(least, static_cast<std::int64_t>(static_cast<double>(least - 1) * faster));
+  ORRERY_TRY(sized, runner.fewest(candidate, {.least = least}, question));
+  if (!sized.meets) return ok_status();
+  plan.needs = sized.replicas;
+  plan.sized = std::move(sized);
+  return ok_status();
+}
+
+// Of one loss: so many instances meet the SLO without those that go.
+Status lose(const Candidate& candidate, const PlanEntry& entry, bool node, PlanRunner::Question question,
+            PlanRunner& runner, WhatIfPlan& plan) {
+  if (const std::string fixed = instances_fixed(*candidate.scenario, true); !fixed.empty()) {
+    plan.cannot = fixed + ": put the loss into `faults`";
+    return ok_status();
+  }
+  const std::int64_t gone = lost_instances(*candidate.scenario, node), more = entry.score.replicas + gone;
+  question.replicas = entry.score.replicas - gone;
+  if (question.replicas < 1) {
+    plan.cannot = "nothing is left";
+  } else {
+    ORRERY_TRY(score, runner.run(candidate, question));
+    plan.score = std::move(score);
+    plan.cannot = plan.score.refused;
+  }
+  const bool spare = plan.cannot.empty() && plan.score.meets;
+  if (spare || (entry.score.meets && more <= runner.most_replicas(candidate)))
+    plan.needs = spare ? entry.score.replicas : more;
+  return ok_status();
+}
+
 Result<WhatIfPlan> try_case(const PlanSpace& space, const Candidate& candidate, const PlanEntry& entry,
                             const Case& one, std::uint64_t all, PlanRunner& runner) {
   WhatIfPlan plan{.candidate = entry.candidate};
@@ -59,30 +94,14 @@ Result<WhatIfPlan> try_case(const PlanSpace& space, const Candidate& candidate, 
                                 .rate_factor = one.rate_factor * entry.score.rate_factor,
                                 .load = one.load.requests != nullptr ? &one.load : nullptr};
   if (one.lost) {
-    if (!candidate.scenario->other_pools.empty()) {
-      plan.cannot = "of several pools: put the loss into `faults`";
-      return plan;
-    }
-    const std::int64_t gone = lost_instances(*candidate.scenario, one.node);
-    plan.needs = entry.score.replicas + gone;
-    question.replicas = entry.score.replicas - gone;
-    if (question.replicas < 1) {
-      plan.cannot = "nothing is left";
-      return plan;
-    }
+    ORRERY_TRY_STATUS(lose(candidate, entry, one.node, question, runner, plan));
+    return plan;
   }
   ORRERY_TRY(score, runner.run(candidate, question));
   plan.score = std::move(score);
-  if (one.lost || plan.score.meets || space.most_replicas == 0) return plan;
-  question.may_stop = true;
-  // As many as it takes then, up to what the space allows.
-  for (std::int64_t more = question.replicas + 1; more <= space.most_replicas; ++more) {
-    question.replicas = more;
-    ORRERY_TRY(larger, runner.run(candidate, question));
-    if (!larger.meets) continue;
-    plan.needs = more;
-    break;
-  }
+  plan.cannot = plan.score.refused;
+  if (!plan.cannot.empty() || plan.score.meets || space.most_replicas == 0) return plan;
+  ORRERY_TRY_STATUS(size_anew(candidate, question, one.rate_factor, runner, plan));
   return plan;
 }
 
@@ -96,19 +115,22 @@ std::vector<CurvePoint> points_of(const PlanSpace& space, const PlanEntry& entry
 }
 
 Status run_point(const Candidate& candidate, std::uint64_t all, PlanRunner& runner, CurvePoint& point) {
-  if (point.curve == "instances" && !candidate.scenario->other_pools.empty()) return ok_status();
+  point.offered_per_s = offered_rate(*candidate.scenario, all) * point.rate_factor;
+  if (point.curve == "instances") point.cannot = instances_fixed(*candidate.scenario);
+  if (!point.cannot.empty()) return ok_status();
   ORRERY_TRY(
       score,
       runner.run(candidate, {.replicas = point.replicas, .requests = all, .rate_factor = point.rate_factor}));
   point.score = std::move(score);
-  point.offered_per_s = offered_rate(*candidate.scenario, all) * point.rate_factor;
+  point.cannot = point.score.refused;
   return ok_status();
 }
 
 void choose_best(WhatIfCase& result) {
   for (std::size_t f = 1; f < result.plans.size(); ++f) {
     const WhatIfPlan &best = result.plans[result.best], &other = result.plans[f];
-    if (other.cannot.empty() && (!best.cannot.empty() || better(other.score, best.score))) result.best = f;
+    if (other.cannot.empty() && (!best.cannot.empty() || better(other.decides(), best.decides())))
+      result.best = f;
   }
 }
 
@@ -152,6 +174,7 @@ std::string curves_csv(const Sensitivity& sensitivity) {
       "ms,"
       "tpot_ms,e2e_mean_ms,output_tokens_per_s\n";
   for (const CurvePoint& p : sensitivity.curve) {
+    if (!p.cannot.empty()) continue;
     const PlanScore& s = p.score;
     out += p.curve + "," + format_number(p.rate_factor) + "," + format_number(p.offered_per_s) + "," +
            std::to_string(s.replicas) + "," + std::to_string(s.gpus) + "," + (s.meets ? "1" : "0");

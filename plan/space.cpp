@@ -91,6 +91,7 @@ std::vector<PlanShape> read_shapes(const Yaml& search) {
 
 void read_parts(const Yaml& search, PlanSpace& space) {
   if (const Yaml owned = search.optional("owned"); owned.present()) {
+    if (owned.entries().empty()) owned.fail("an empty map owns nothing; remove it, or name a part");
     for (const auto& [part, count] : owned.entries())
       space.owned.emplace_back(part, count.integer(0, 0, 1'000'000));
   }
@@ -137,6 +138,21 @@ void read_around(const Yaml& search, PlanSpace& space) {
       for (const Yaml& item : counts.items()) space.curves.instances.push_back(item.integer(1, 1, 4096));
     }
   }
+}
+
+// A closed loop's clients send when they are answered: a rate says nothing of them.
+void refuse_rates_of_closed_loop(const Yaml& root, const Yaml& search, const PlanSpace& space) {
+  if (!root.optional("workload").optional("closed_loop").present()) return;
+  const auto refuse = [&](const Yaml& key) {
+    key.fail(
+        "says nothing of a closed loop, whose clients send when they are answered; change "
+        "workload.closed_loop.concurrency, or leave closed_loop out");
+  };
+  if (space.growth != 1) refuse(search.optional("growth"));
+  if (space.peak != 1) refuse(search.optional("peak"));
+  if (!space.what_if.traffic.empty()) refuse(search.optional("what_if").optional("traffic"));
+  if (!space.curves.rates.empty()) refuse(search.optional("curves").optional("rates"));
+  if (space.objective == PlanObjective::rate) refuse(search.optional("objective"));
 }
 
 constexpr const char* scenario_keys[] = {"deployment", "workload", "slo",     "seed",
@@ -211,6 +227,7 @@ Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& option
     search.fail("these are " + std::to_string(space.candidates()) + " combinations; at most " +
                 std::to_string(most_candidates) + " are searched: shorten lists");
   }
+  refuse_rates_of_closed_loop(root, search, space);
   document.finish();
   Errors errors = document.errors();
   std::erase_if(errors, [](const Error& error) { return is_scenarios(error.key); });

@@ -14,5 +14,14 @@ function charts() {
     customdata: data.pareto.map(p => p.output_tokens_per_s), hovertemplate: "%{text}<br>%{x} GPUs, %{y:.0f} ms, %{customdata:.0f} output tokens/s<extra></extra>",
     marker: { size: data.pareto.map(p => 8 + 16 * p.output_tokens_per_s / most), opacity: 0.75 } }],
     { hovermode: "closest", xaxis: axis("GPUs"), yaxis: axis("mean end-to-end latency, ms", { type: "log" }) });
+  carries("carries-rate", "rate", "offered_requests_per_s", [["ttft_ms", "TTFT"], ["tpot_ms", "TPOT"]], "requests/s offered", "ms");
+  carries("carries-instances", "instances", "instances", [["goodput_requests_per_s", "goodput"]], "instances", "requests/s in time");
+}
+// A curve of the choice; its place goes where none was asked for.
+function carries(id, curve, x, values, xtitle, ytitle) {
+  const points = (data.curves || []).filter(p => p.curve === curve && !p.says_nothing).sort((a, b) => a[x] - b[x]), place = document.getElementById(id);
+  if (place && points.length === 0) return place.remove();
+  draw(id, values.map(([key, name]) => ({ x: points.map(p => p[x]), y: points.map(p => p[key]), name: name, mode: "lines+markers", type: "scatter" })),
+    { xaxis: axis(xtitle), yaxis: axis(ytitle, { rangemode: "tozero" }), showlegend: true });
 }
 start();

@@ -2,6 +2,8 @@
 // than chance, rates that are bracketed, and what is said beside the choice.
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <thread>
 
 #include "base/random.h"
 #include "base/support.h"
@@ -12,6 +14,7 @@
 #include "plan/racing.h"
 #include "plan/rate_search.h"
 #include "plan/recommendation.h"
+#include "plan/sensitivity.h"
 
 using namespace orrery;
 
@@ -78,6 +81,15 @@ TEST_CASE("pricers of one graph share their tables and say what they would say a
     shared.push_back(std::move(StepPricer::create(candidate.scenario->pool.instance)).value());
   }
   CHECK(shelf.shared() == 2);  // the second of each tp
+  {                            // Threads that fill the same places at once.
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 0; i < shared.size(); ++i) {
+      threads.emplace_back([&pricer = shared[i]] {
+        for (std::int32_t n = 1; n < 3000; n += 7)
+          (void)pricer.summarize({.prefill = {}, .decode_sequences = n, .decode_context_tokens = n});
+      });
+    }
+  }
   for (std::size_t i = 0; i < shared.size(); ++i) {
     const StepPricer alone = std::move(StepPricer::create(list->all[i].scenario->pool.instance)).value();
     for (const std::int32_t tokens : {1, 3, 100, 2048, 8192, 9000}) {
@@ -113,6 +125,7 @@ TEST_CASE("the best is never ruled out") {
     SearchOptions all;
     all.exhaustive = true;
     const PlanSearch exhaustive = searched(space, all), search = searched(space);
+    for (const Candidate& c : exhaustive.candidates.all) CHECK(c.rejected != RejectedBy::bound);
     INFO(text);
     REQUIRE(has_choice(exhaustive) == has_choice(search));
     if (!has_choice(search)) continue;
@@ -127,7 +140,9 @@ TEST_CASE("the best is never ruled out") {
     REQUIRE(bounded.make().ok());
     const auto check = [&](const PlanEntry& entry) {
       const ObjectiveBound& bound = bounded.bound(entry.candidate);
-      if (!entry.score.meets || !bound.known) return;
+      if (!entry.score.meets) return;
+      CHECK(bounded.list().all[entry.candidate].rejected != RejectedBy::bound);
+      if (!bound.known) return;
       ++known;
       INFO(exhaustive.candidates.all[entry.candidate].label());
       CHECK(bound.objective <= entry.score.objective);
@@ -218,7 +233,11 @@ TEST_CASE("the highest rate and the goodput as objectives") {
   REQUIRE(faster.ok());
   CHECK_FALSE(score_of(rate, scenario, *faster).meets);
   const PlanSearch goodput = searched(space_of(folder, text("goodput")));
-  CHECK(goodput.finalists.front().entry.score.objective < 0);
+  CHECK(goodput.finalists.front().entry.score.objective < 0);  // within; as people read it, it is positive
+  const PlanSpace wanted = space_of(folder, text("goodput"));
+  const Json said = recommendation_json({&wanted, &goodput, "", ""});
+  CHECK(said["choice"]["objective"] == -goodput.finalists.front().entry.score.objective);
+  CHECK(recommendation_json({&rate, &search, "", ""})["choice"]["objective"] == -choice.score.objective);
   auto energy = load_space(folder.write("energy.yaml", text("energy")));
   REQUIRE_FALSE(energy.ok());
   CHECK(to_string(energy.errors()).find("power") != std::string::npos);
@@ -254,12 +273,67 @@ TEST_CASE("what if: more traffic, longer prompts, fewer hits, one lost") {
   const std::string json = canonical_json(recommendation_json(input)), text = recommendation_markdown(input);
   for (const char* key : {"\"what_if\"", "\"curves\"", "\"instances_needed\"", "\"savings\""})
     CHECK(json.find(key) != std::string::npos);
-  CHECK(text.find("What would change it") != std::string::npos);
+  CHECK(text.find("Under other circumstances") != std::string::npos);
   // Growth and peak are part of the load from the start.
   PlanSpace grown = space;
   grown.growth = 1.5;
   grown.peak = 2;
   CHECK(searched(grown).finalists.front().entry.score.replicas > choice.replicas);
+}
+
+TEST_CASE("instances that something else counts, or that are to spare") {
+  const Folder folder;
+  const auto around = [&](const std::string& deployment, const std::string& more) {
+    std::string text = scenario_text("slo: {ttft_ms: 1000, percentile: 95}\n", 40) + more +
+                       "search:\n  objective: latency\n  draws: 2\n  finalists: 1\n"
+                       "  what_if: {lost: [instance]}\n  curves: {instances: [1, 9]}\n";
+    text.replace(text.find("kernels:"), 0, deployment + ", ");
+    const PlanSpace space = space_of(folder, text);
+    const PlanSearch search = searched(space);
+    const RecommendationInput input{&space, &search, "", ""};
+    CHECK(recommendation_markdown(input).find("Under other circumstances") != std::string::npos);
+    return search.around;
+  };
+  // Faults name instances: fewer of them would not have the one that fails.
+  const Sensitivity faults =
+      around("replicas: 3", "faults: [{at_s: 1, for_s: 1, kind: gpu, target: {replica: 2}}]\n");
+  CHECK(faults.cases[0].plans[0].cannot.find("faults") != std::string::npos);
+  CHECK(faults.curve[0].cannot.find("faults") != std::string::npos);
+  CHECK(curves_csv(faults).find("\ninstances,") == std::string::npos);
+  const Sensitivity scaled = around("autoscale: {min: 1, max: 3, target: 8}", "");
+  CHECK(scaled.cases[0].plans[0].cannot.find("autoscale") != std::string::npos);
+  // A topology has room for fewer; for more than it has GPUs nobody looked.
+  const Sensitivity placed = around("replicas: 8, topology: {preset: hopper-8}", "");
+  CHECK(placed.cases[0].plans[0].score.replicas == 7);
+  CHECK(placed.curve[1].cannot.find("topology") != std::string::npos);
+  // With one to spare no more are needed.
+  const Sensitivity spare = around("replicas: 4", "");
+  CHECK(spare.cases[0].plans[0].score.meets);
+  CHECK(spare.cases[0].plans[0].needs == 4);
+  CHECK(spare.curve[0].score.replicas == 1);
+}
+
+TEST_CASE("a closed loop has no rate, and a choice is written at the rate that it was run at") {
+  const Folder folder;
+  const std::string slo = "slo: {ttft_ms: 300, tpot_ms: 15, percentile: 90}\n";
+  const std::string closed =
+      "search: {objective: rate, growth: 2, peak: 3, what_if: {traffic: [2]}, curves: {rates: [2]}}\n";
+  std::string text = scenario_text(slo) + closed;
+  text.replace(text.find("slo:"), 0, "  closed_loop: {concurrency: 8}\n");
+  const auto refused = load_space(folder.write("closed.yaml", text));
+  REQUIRE_FALSE(refused.ok());
+  for (const char* key : {"growth", "peak", "what_if.traffic", "curves.rates", "objective"})
+    CHECK(to_string(refused.errors()).find(std::string("search.") + key) != std::string::npos);
+  const PlanSpace space = space_of(
+      folder, scenario_text(slo, 100) + "search: {objective: latency, growth: 3, finalists: 1, draws: 2}\n");
+  const PlanSearch search = searched(space);
+  const std::string out = folder.file("out");
+  REQUIRE(write_recommendation(out, {&space, &search, "", ""}).ok());
+  auto written = load_scenario(out + "/choice.yaml", {});
+  REQUIRE(written.ok());
+  auto run = run_scenario(*written);
+  REQUIRE(run.ok());
+  CHECK(score_of(space, *written, *run).mean_e2e_ms == search.finalists.front().entry.score.mean_e2e_ms);
 }
 
 TEST_CASE("changed loads keep what they do not change") {
