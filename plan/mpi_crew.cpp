@@ -56,7 +56,8 @@ struct MpiCrew::State {
   int rank = 0, size = 1;
   PlanStore* store = nullptr;
   std::function<std::uint64_t()> runs_here;
-  std::uint64_t batches = 0, runs_told = 0;
+  std::uint64_t batches = 0;
+  int gone = 0;                        // ranks that have said that they end
   std::vector<std::uint64_t> runs_of;  // by rank
 
   void send(int to, const Json& message) const {
@@ -118,7 +119,6 @@ Status MpiCrew::State::lead(std::size_t count, const PlanWork& work) {
     while (const auto piece = handed.take(count)) handed.finish(work(*piece));
   });
   std::vector<int> idle;
-  int gone = 0;
   PlanResults all;
   const auto collect = [&](const PlanResults& results) {
     all.insert(all.end(), results.begin(), results.end());
@@ -190,17 +190,27 @@ Status MpiCrew::State::follow(std::size_t count, const PlanWork& work) {
 
 MpiCrew::MpiCrew() : state_(std::make_unique<State>()) {}
 
-// A rank that fails before it has joined (a file that is not on its machine) says so: others would wait.
+// Every rank says that it ends, however it does (a file that is not on its machine, an interruption): others
+// would wait for it. Nobody goes before all that was sent to him is taken.
 MpiCrew::~MpiCrew() {
   State& s = *state_;
   if (s.link == nullptr) return;
-  if (s.store == nullptr) {
-    const Error error =
-        make_error(ErrorKind::unavailable, "rank " + std::to_string(s.rank) + " of mpirun has failed");
-    const Json message{{"gone", errors_json({error})}};
-    for (int to = 0; to < (s.rank == 0 ? s.size : 1); ++to) {
-      if (to != s.rank) s.send(to, message);
-    }
+  const Json why = errors_json(
+      {make_error(ErrorKind::unavailable, "rank " + std::to_string(s.rank) + " of mpirun has failed")});
+  const bool joined = s.store != nullptr;
+  if (s.rank > 0) {
+    if (!joined) (void)s.wait();  // what rank 0 sends to who joins
+    s.send(0, Json{{"gone", why}});
+  }
+  for (int to = 1; s.rank == 0 && !joined && to < s.size; ++to) s.send(to, Json{{"gone", why}});
+  while (s.rank == 0 && s.gone < s.size - 1) {
+    int from = 0;
+    if (const auto message = s.take(from); !message)
+      usleep(nap_us);
+    else if (message->contains("gone"))
+      ++s.gone;
+    else
+      s.send(from, Json{{"error", why}});  // it asks for a piece of a batch that is not to be
   }
   s.link->stop();
 }

@@ -56,6 +56,13 @@ std::optional<std::string> first_text(sqlite3* database, const char* sql) {
   return text;
 }
 
+Error of_another(const std::string& path) {
+  return invalid_input(
+      "this search was begun with another space, workload or version of orrery; leave --resume out "
+      "to begin anew, or give another --out",
+      {path, 0, 0});
+}
+
 void remove_store(const std::string& path) {
   std::error_code ignored;
   for (const char* part : {"", "-wal", "-shm"}) std::filesystem::remove(path + part, ignored);
@@ -95,12 +102,7 @@ Result<PlanStore> PlanStore::open(const std::string& path, const std::string& id
   if (sqlite3_exec(s.database, set_up, nullptr, nullptr, nullptr) != SQLITE_OK)
     return database_error(s.database, path, "used");
   const auto made_for = first_text(s.database, "SELECT value FROM about WHERE name = 'identity'");
-  if (made_for && *made_for != identity) {
-    return invalid_input(
-        "this search was begun with another space, workload or version of orrery; leave --resume out "
-        "to begin anew, or give another --out",
-        {path, 0, 0});
-  }
+  if (made_for && *made_for != identity) return of_another(path);
   constexpr const char* remember = "INSERT OR IGNORE INTO about VALUES ('identity', ?1)";
   sqlite3_stmt* statement = nullptr;
   if (sqlite3_prepare_v2(s.database, remember, -1, &statement, nullptr) != SQLITE_OK)
@@ -172,10 +174,28 @@ Result<PlanResults> PlanStore::all() const {
   return results;
 }
 
+// A store that was closed is a file that is only read, without locks: shards on several machines may do so at
+// once. One that a killed process left has more in its log, which SQLite has to put into it first.
 Result<PlanResults> PlanStore::read(const std::string& path, const std::string& identity) {
+  std::error_code none;
   if (!std::filesystem::exists(path))
     return invalid_input("there is no store of a search here", {path, 0, 0}, "--merge");
-  ORRERY_TRY(store, open(path, identity, StoreStart::resume));
+  if (const auto log = std::filesystem::file_size(path + "-wal", none); !none && log > 0) {
+    ORRERY_TRY(store, open(path, identity, StoreStart::resume));
+    return store.all();
+  }
+  std::string uri = "file:";
+  for (const char c : std::filesystem::absolute(path).lexically_normal().string())
+    uri += c == '%' ? "%25" : c == '?' ? "%3f" : c == '#' ? "%23" : std::string(1, c);
+  PlanStore store;
+  State& s = *store.state_;
+  s.path = path;
+  if (sqlite3_open_v2((uri + "?immutable=1").c_str(), &s.database, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI,
+                      nullptr) != SQLITE_OK)
+    return database_error(s.database, path, "opened");
+  if (first_text(s.database, "SELECT value FROM about WHERE name = 'identity'").value_or(identity) !=
+      identity)
+    return of_another(path);
   return store.all();
 }
 

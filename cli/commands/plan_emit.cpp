@@ -8,6 +8,9 @@ namespace orrery {
 
 namespace {
 
+// A search takes eight passes where nobody fails; more would be the same failure again and again.
+const std::string most_passes = "20";
+
 // A pass of all shards, a merge, and again while the merge says that results are missing (exit code 6).
 std::string slurm_script(const EmitOptions& o) {
   return "#!/usr/bin/env bash\n"
@@ -26,7 +29,10 @@ std::string slurm_script(const EmitOptions& o) {
          "script=${ORRERY_PLAN_SCRIPT:-$(realpath \"$0\")}\n"
          "case \"${1:-submit}\" in\n"
          "  submit)\n"
-         "    export ORRERY_PLAN_SCRIPT=$script\n"
+         "    export ORRERY_PLAN_SCRIPT=$script ORRERY_PLAN_PASS=$((${ORRERY_PLAN_PASS:-0} + 1))\n"
+         "    if [ $ORRERY_PLAN_PASS -gt " +
+         most_passes +
+         " ]; then echo 'results are still missing: see what the shards say' >&2; exit 6; fi\n"
          "    array=$(sbatch --parsable --array=1-$shards \"$script\" shard)\n"
          "    sbatch --dependency=afterany:\"$array\" --kill-on-invalid-dep=yes \"$script\" merge ;;\n"
          "  shard) search --shard \"$SLURM_ARRAY_TASK_ID/$shards\" ;;\n"
@@ -63,15 +69,20 @@ std::string kubernetes_script(const EmitOptions& o) {
          "plan-k8s.sh\n"
          "set -euo pipefail\n"
          "job=$(realpath \"$(dirname \"$0\")\")/plan-k8s.yaml\n"
-         "while true; do\n"
+         "for pass in $(seq " +
+         most_passes +
+         "); do\n"
          "  kubectl delete job orrery-plan --ignore-not-found --wait\n"
          "  kubectl apply -f \"$job\"\n"
-         "  kubectl wait --for=condition=complete --timeout=-1s job/orrery-plan\n"
+         "  until kubectl wait --for=condition=complete --timeout=60s job/orrery-plan; do\n"
+         "    if kubectl wait --for=condition=failed --timeout=1s job/orrery-plan; then break; fi\n"
+         "  done\n"
          "  code=0; " +
          o.command +
          " --merge || code=$?\n"
          "  if [ $code != 6 ]; then exit $code; fi\n"
-         "done\n";
+         "done\n"
+         "echo 'results are still missing: see what the pods say' >&2\nexit 6\n";
 }
 
 }  // namespace

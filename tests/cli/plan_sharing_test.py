@@ -18,10 +18,10 @@ import time
 
 ORRERY = os.path.abspath(sys.argv[1])
 ROOT = pathlib.Path(tempfile.mkdtemp(prefix="orrery-plan-sharing-"))
-OUTPUTS = ("recommendation.json", "recommendation.md", "candidates.csv", "choice.yaml", "alternative-1.yaml")
+OUTPUTS = ("recommendation.json", "recommendation.md", "curves.csv", "candidates.csv", "choice.yaml", "alternative-1.yaml")
 DRAWS = 3
 # Of 36 combinations those of tp 3 are rejected.
-SPACE = """deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24, kernels: roofline}
+SPACE = """deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24, kernels: roofline, replicas: 2}
 workload:
   generator:
     requests: %d
@@ -34,6 +34,8 @@ search:
   objective: latency
   finalists: 3
   draws: 3
+  what_if: {traffic: [2], prompts: [4], lost: [instance]}
+  curves: {rates: [0.5], instances: [3]}
   vary:
     hardware: [h100, h200, h20]
     parallel.tp: [1, 2, 3]
@@ -83,6 +85,13 @@ def kept(folder):
     return len(keys), sum(DRAWS + 1 if "draws" in key else 1 for key in keys)
 
 
+def threads():
+    for n in ("1", "3"):
+        done = call("space.yaml", "--out", f"threads-{n}", "--threads", n)
+        expect(done.returncode == 0, f"{n} threads: {done.stderr}")
+        same(f"threads-{n}")
+
+
 def shards():
     for passes in ([1], [2], [4, 3]):  # number of shards, in the last pass again until nothing is missing
         name = "shards-" + "-".join(map(str, passes))
@@ -94,7 +103,7 @@ def shards():
                 expect(done.returncode == 0, f"{name}: shard {i}: {done.stderr}")
             done = call("space.yaml", "--out", name, "--merge")
             rounds += 1
-            if done.returncode == 0 or rounds > 8:
+            if done.returncode == 0 or rounds > 9:
                 break
             expect(done.returncode == 6 and "lacks" in done.stderr and done.stderr.count("\n") == 1, f"{name}: {done.stderr}")
             expect(not (ROOT / name / "recommendation.md").exists(), f"{name}: an answer before all results are there")
@@ -130,6 +139,11 @@ def ranks():
         expect(simulations(done) == SIMULATIONS, f"{n} ranks: {simulations(done)} simulations, not {SIMULATIONS}")
     done = call("absent.yaml", before=[*MPIRUN, "-n", "3"])
     expect(done.returncode == 3 and done.stderr.count("no such file") == 1, f"absent: {done.returncode} {done.stderr}")
+    # One rank does not find its file: all of them end.
+    words = 'test "$OMPI_COMM_WORLD_RANK" != 1 || cd /; exec "$@"'
+    for resume in ((), ("--resume",)):
+        done = call("space.yaml", "--out", "ranks-2", *resume, before=[*MPIRUN, "-n", "3", "bash", "-c", words, "-"])
+        expect(done.returncode == 6 and "rank 1 of mpirun has failed" in done.stderr, f"one rank alone: {done.returncode} {done.stderr}")
     lost_rank()
 
 
@@ -205,6 +219,7 @@ def main():
     expect(alone.returncode == 0, alone.stderr)
     WHOLE, SIMULATIONS, RESULTS = outputs("whole"), simulations(alone), kept("whole")[0]
     expect(kept("whole")[1] == SIMULATIONS, f"{SIMULATIONS} simulations, {kept('whole')} in the store")
+    threads()
     shards()
     ranks()
     killed()
