@@ -13,6 +13,7 @@ import os
 import pathlib
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -123,10 +124,12 @@ def gaps(runner):
 def speed(runner, requests):
     space = runner.work / "large.yaml"
     space.write_text(LARGE % (requests, 20))
+    began = time.monotonic()
     answer, cpu, memory = runner.plan(space, "--threads", "2", "--out", "large")
+    clock, load = time.monotonic() - began, os.getloadavg()[0]
     bounds = subprocess.run([runner.orrery, "plan", str(space), "--bounds-only", "--log-level", "info"], capture_output=True, text=True)
     said = next(line for line in bounds.stderr.splitlines() if "processor time" in line)
-    return {"requests": requests, "cpu": cpu, "memory": memory, "choice": answer["choice"]["label"], "candidates": answer["candidates"],
+    return {"requests": requests, "cpu": cpu, "clock": clock, "load": load, "memory": memory, "choice": answer["choice"]["label"], "candidates": answer["candidates"],
             "bounds_ms": float(said.split(" took ")[1].split()[0]), **answer["savings"]}
 
 
@@ -142,18 +145,35 @@ def bounds(runner):
     return {"candidates": answer["candidates"], "cpu": cpu, "memory": memory, "graphs": answer["step_graphs"]}
 
 
+def results_in(file):
+    if not file.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as store:
+            return store.execute("SELECT COUNT(*) FROM results").fetchone()[0]
+    except sqlite3.OperationalError:  # just being made
+        return 0
+
+
+def ranks(runner):
+    """The rows that the test of shards and ranks prints."""
+    done = subprocess.run([sys.executable, str(ROOT / "tests/cli/plan_sharing_test.py"), runner.orrery, str(ROOT), "--scaling"],
+                          capture_output=True, text=True)
+    load = os.getloadavg()[0]
+    return {"table": done.stdout.strip() if done.returncode == 0 else "", "load": load}
+
+
 def resume(runner):
     space = runner.work / "small-0.yaml"
     subprocess.run([runner.orrery, "plan", str(space), "--out", "whole"], cwd=runner.work, stdout=subprocess.DEVNULL, check=True)
     rows = []
     for share in (0.01, 0.1, 0.5, 0.9):
         name = f"killed-{int(share * 100)}"
-        size = (runner.work / "whole/plan.sqlite").stat().st_size * share
+        enough = max(1, int(results_in(runner.work / "whole/plan.sqlite") * share))
         running = subprocess.Popen([runner.orrery, "plan", str(space), "--out", name], cwd=runner.work, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
-        log = runner.work / name / "plan.sqlite-wal"
-        while running.poll() is None and not (log.exists() and log.stat().st_size > size):
-            time.sleep(0.002)
+        while running.poll() is None and results_in(runner.work / name / "plan.sqlite") < enough:
+            time.sleep(0.001)
         running.send_signal(signal.SIGKILL)
         running.wait()
         done = subprocess.run([runner.orrery, "plan", str(space), "--out", name, "--resume"], cwd=runner.work, capture_output=True, text=True)
@@ -188,15 +208,18 @@ def write(rows, figures):
               f"{r['by_racing']} | {r['to_the_end']} | {r['cpu']:.1f} | {r['exhaustive_cpu']:.1f} |")
     s, b = figures, rows["bounds"]
     print(f"\n## Speed\n\n{s['candidates']:,} combinations, 1,980 of them feasible, {s['requests']:,} requests at 20 a second, up to 16 "
-          f"instances each: {s['cpu']:.0f} s of processor time, {s['cpu'] / 2:.0f} s by the clock on two free cores, "
+          f"instances each: {s['cpu']:.0f} s of processor time, {s['clock']:.0f} s by the clock with two threads (load {s['load']:.1f} on two cores), "
           f"{s['memory']:.0f} MB. Bounds ruled out {s['by_bounds']} ({s['never_read']} were never read), races {s['by_racing']}; "
           f"{s['to_the_end']} were run to the end. Choice: {s['choice']}.\n\nBounds alone, once the {s['step_graphs']} step graphs were "
           f"read: {s['bounds_ms']:.3f} ms, {s['candidates'] / s['bounds_ms'] * 1e3:,.0f} combinations a second. The whole pass, from the file, over {b['candidates']:,} "
           f"combinations of {b['graphs']} graphs: {b['cpu']:.1f} s of processor time, {b['candidates'] / b['cpu']:,.0f} a second, "
           f"{b['memory']:.0f} MB.")
-    print("\n## Resuming\n\n| killed (-9) when the store had | the same recommendation.json | said |\n|---|---|---|")
+    print("\n## Resuming\n\n| killed (-9) when the store had of all results | the same recommendation.json | said |\n|---|---|---|")
     for r in rows["resume"]:
-        print(f"| {r['killed'] * 100:.0f} % of its bytes | {'yes' if r['same'] else 'NO'} | {r['said']} |")
+        print(f"| {r['killed'] * 100:.0f} % | {'yes' if r['same'] else 'NO'} | {r['said']} |")
+    if rows["ranks"]["table"]:
+        print(f"\n## Ranks of mpirun\n\n24 candidates, 30,000 requests, two cores, load {rows['ranks']['load']:.1f} when it ended.\n\n"
+              f"{rows['ranks']['table']}")
     print("\n## Questions of the case studies\n\n| question | choice | next | apart | best in |\n|---|---|---|---|---|")
     for r in rows["judgement"]:
         after = "-" if r["next_value"] is None else f"{r['next']}: {r['next_value']:.4g}" + (
@@ -220,7 +243,8 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     runner = Runner(options.orrery, work)
     rows = {"gaps": runner.once("gaps", lambda: gaps(runner)), "resume": runner.once("resume", lambda: resume(runner)),
-            "judgement": runner.once("judgement", lambda: judgement(runner)), "bounds": runner.once("bounds", lambda: bounds(runner))}
+            "judgement": runner.once("judgement", lambda: judgement(runner)), "bounds": runner.once("bounds", lambda: bounds(runner)),
+            "ranks": runner.once("ranks", lambda: ranks(runner))}
     write(rows, runner.once("speed", lambda: speed(runner, options.requests)))
     return 0
 
