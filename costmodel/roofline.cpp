@@ -82,6 +82,7 @@ Result<Roofline> Roofline::create(const HardwareProfile& hardware, std::shared_p
   Roofline r;
   r.rates_ = PartRates::of(hardware);
   r.part_ = hardware.name;
+  r.has_marlin_ = hardware.vendor == "nvidia";
   r.kernels_ = std::move(kernels);
   Errors errors;
   const std::string file = "hardware_profiles/" + hardware.name + ".yaml";

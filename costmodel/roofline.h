@@ -52,6 +52,7 @@ class Roofline {
   double library_latency_ns(std::int32_t ranks) const;
   bool meshed() const { return pair_rate_ < link_rate_; }  // every GPU has links of its own to each peer
   bool has_link() const { return link_rate_ > 0; }
+  bool has_marlin() const { return has_marlin_; }  // the engines' kernel for four-bit weights: NVIDIA's parts
 
   // Activations: written by one kernel and read by the next. A working set within half of the last cache
   // (the other half holds the weights that stream past) never reaches HBM; it moves at `cache_speedup` times
@@ -76,6 +77,7 @@ class Roofline {
          link_efficiency_ = 0;
   double collective_latency_ns_ = 0, eight_ranks_latency_ = 1, library_latency_ = 0;  // ratios; 0 = not known
   std::int64_t units_ = 0;
+  bool has_marlin_ = false;
   PartRates rates_;
   std::string part_;
   std::shared_ptr<const KernelSet> kernels_;

@@ -17,7 +17,8 @@ double marlin_rows(std::int64_t m) {
   return static_cast<double>((m + tile - 1) / tile * tile);
 }
 // Of Hopper's matrix rate what mma.sync reaches (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper
-// GPU Architecture via Microbenchmarking", 2024); elsewhere the class's efficiency is less or near.
+// GPU Architecture via Microbenchmarking", 2024); on Ada the class's
+// efficiency is near.
 constexpr double warp_products = 0.62;
 // Bytes/ns of weights that a unit turns into 16 bits. Derived from published timings of Marlin's experts on
 // an H200 (../shared/data/aiconfigurator, vLLM 0.24.0, 7,168 × 2,048, 384 experts, one GPU): from 32 to 64
@@ -72,7 +73,8 @@ class GemmOperator : public Operator {
  private:
   double compute_ns(std::int64_t m) const {
     const double efficiency = roofline_.efficiency(class_);
-    if (spec_.format.stored != DType::int4 || spec_.format.activation_bytes != 2)
+    const bool four_bits = spec_.format.stored == DType::int4 && spec_.format.activation_bytes == 2;
+    if (!four_bits || !roofline_.has_marlin())
       return roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, efficiency);
     const double weights = static_cast<double>(spec_.n) * static_cast<double>(spec_.k);
     const double rate = roofline_.matrix_rate(spec_.format.math) * std::min(efficiency, warp_products);
