@@ -26,9 +26,12 @@ const Candidate& candidate_of(const PlanSearch& search, const PlanEntry& entry) 
 }
 
 std::string plan_text(const PlanSearch& search, const PlanEntry& entry) {
-  const std::string label = candidate_of(search, entry).label();
-  const std::int64_t replicas = entry.score.replicas;
-  return replicas > 1 ? label + ", " + std::to_string(replicas) + " instances" : label;
+  const Candidate& candidate = candidate_of(search, entry);
+  const std::string label = candidate.label();
+  const std::int64_t replicas = entry.score.replicas;  // of the first pool
+  return replicas > 1 && (candidate.scenario == nullptr || candidate.scenario->other_pools.empty())
+             ? label + ", " + std::to_string(replicas) + " instances"
+             : label;
 }
 
 const MetricInterval* interval_of(const Finalist& finalist, const std::string& name) {

@@ -56,6 +56,10 @@ def offload():
     other = ask("plan-mi325x-offload.yaml", "search.vary={engine_args.kv_offloading_size: [256, ~]}")
     by_size = {f["values"]["engine_args.kv_offloading_size"]: f["output_tokens_per_s"] for f in other["finalists"]}
     expect(f"the tier brings nothing where no prefix comes back: {by_size}", by_size["256"] <= by_size["~"] * (1 + 1e-9))
+    flipped = ask("plan-mi325x-offload.yaml", "workload.generator.sessions={turns_mean: 6, think_s: 20, max_prompt_tokens: 15000}",
+                  "workload.generator.requests=400", "deployment.engine_args.gpu_memory_utilization=0.58")
+    expect("conversations that a small pool does not hold: the tier", flipped["choice"]["values"] == {"engine_args.kv_offloading_size": "256"}
+           and margin(flipped) > 0.05)
 
 
 def long_prompts():
