@@ -360,8 +360,12 @@ Result<YamlDocument> document_of(const PlanSpace& space, const Scenario& scenari
   }
   const double faster = space.growth * space.peak * score.rate_factor;
   if (faster != 1) {
-    const double own = document.root().optional("workload").optional("time_scale").number(1, 0, 1e9);
+    const Yaml workload = document.root().optional("workload");
+    const double own = workload.optional("time_scale").number(1, 0, 1e9);
+    const double until = workload.optional("limit").optional("duration_s").number(0, 0, 1e9);
     ORRERY_TRY_STATUS(document.set("workload.time_scale=" + format_number(own * faster)));
+    if (until > 0)  // the same requests arrive in less time
+      ORRERY_TRY_STATUS(document.set("workload.limit.duration_s=" + format_number(until / faster)));
   }
   return document;
 }

@@ -324,8 +324,10 @@ TEST_CASE("a closed loop has no rate, and a choice is written at the rate that i
   REQUIRE_FALSE(refused.ok());
   for (const char* key : {"growth", "peak", "what_if.traffic", "curves.rates", "objective"})
     CHECK(to_string(refused.errors()).find(std::string("search.") + key) != std::string::npos);
-  const PlanSpace space = space_of(
-      folder, scenario_text(slo, 100) + "search: {objective: latency, growth: 3, finalists: 1, draws: 2}\n");
+  std::string limited = scenario_text(slo, 100);
+  limited.replace(limited.find("slo:"), 0, "  limit: {duration_s: 6}\n");
+  const PlanSpace space =
+      space_of(folder, limited + "search: {objective: latency, growth: 3, finalists: 1, draws: 2}\n");
   const PlanSearch search = searched(space);
   const std::string out = folder.file("out");
   REQUIRE(write_recommendation(out, {&space, &search, "", ""}).ok());
