@@ -14,6 +14,7 @@ bool KernelExecutor::holds(RequestId request) const {
 
 std::vector<std::int32_t> KernelExecutor::lend(RequestId request, std::int64_t count) {
   engines_.front()->lent.insert(request.value());
+  engines_.front()->fetched.erase(request.value());  // its client left before anything was asked for
   return last_blocks(request, count);
 }
 
