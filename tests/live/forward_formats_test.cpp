@@ -1,5 +1,6 @@
 // Every format of the forward pass on the CPU simulator, in few steps, and which models it takes.
 #include "catch.h"
+#include "forward_agrees.h"
 #include "kernels/guarded_memory.h"
 #include "live/forward/forward_check.h"
 #include "live/forward/forward_inputs.h"
@@ -10,24 +11,8 @@ namespace {
 
 TEST_CASE("8-bit products, experts and latents give the reference's logits") {
   const auto models = checked_models();
-  for (std::size_t i = 1; i < models.size(); ++i) {  // the first is forward_check_test's
-    CAPTURE(models[i].name);
-    ForwardCheckOptions options;
-    options.brief = options.graphs = true;
-    kernels::HostMemory memory;
-    const Result<ForwardCheck> check = check_forward(models[i], options, memory);
-    INFO((check ? "" : to_string(check.errors())));
-    REQUIRE(check);
-    CAPTURE(check->detail, check->worst_deviations, check->wrong_choices);
-    CHECK(check->passed());
-    CHECK(check->graph_steps > 0);
-    CHECK(check->rows > 25);
-    CHECK(check->worst_deviations > 1.5);  // the bound is no wider than errors need
-    std::string broken;
-    const bool intact = memory.guards_intact(broken);
-    CAPTURE(broken);
-    CHECK(intact);
-  }
+  for (std::size_t i = 1; i < models.size(); ++i)
+    check_agrees(models[i], {});  // the first: forward_check_test's
 }
 
 // 24 sequences fill the simulator's three units as they are: splitting one would only add work.

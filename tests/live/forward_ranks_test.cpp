@@ -1,6 +1,7 @@
 // The forward pass on two simulated devices: shares of the weights, own all-reduce and gather, against the
 // double-precision reference of the whole model.
 #include "catch.h"
+#include "forward_agrees.h"
 #include "kernels/guarded_memory.h"
 #include "live/forward/forward_check.h"
 #include "live/forward/forward_mover.h"
@@ -9,25 +10,9 @@ namespace orrery {
 namespace {
 
 TEST_CASE("two ranks give the reference's logits, and both the same tokens") {
-  for (const ModelSpec& model : checked_models_of_two()) {
-    CAPTURE(model.name);
-    ForwardCheckOptions options;
-    options.brief = options.graphs = true;
-    options.ranks.ranks = 2;
-    kernels::HostMemory memory;
-    const Result<ForwardCheck> check = check_forward(model, options, memory);
-    INFO((check ? "" : to_string(check.errors())));
-    REQUIRE(check);
-    CAPTURE(check->detail, check->worst_deviations, check->wrong_choices);
-    CHECK(check->passed());
-    CHECK(check->graph_steps > 0);
-    CHECK(check->rows > 25);
-    CHECK(check->worst_deviations > 1.5);  // the bound is no wider than errors need
-    std::string broken;
-    const bool intact = memory.guards_intact(broken);
-    CAPTURE(broken);
-    CHECK(intact);
-  }
+  ForwardCheckOptions options;
+  options.ranks.ranks = 2;
+  for (const ModelSpec& model : checked_models_of_two()) check_agrees(model, options);
 }
 
 TEST_CASE("what two ranks cannot share out is refused by name") {

@@ -6,7 +6,6 @@
 #include <thread>
 
 #include "base/random.h"
-#include "base/support.h"
 #include "catch.h"
 #include "plan/bounded_space.h"
 #include "plan/doubt.h"
@@ -15,35 +14,17 @@
 #include "plan/rate_search.h"
 #include "plan/recommendation.h"
 #include "plan/sensitivity.h"
+#include "plan_spaces.h"
 
 using namespace orrery;
+using plan_test::easy_slo;
+using plan_test::scenario_text;
+using plan_test::searched;
+using plan_test::space_of;
 
 namespace {
 
 using Folder = test::TempFolder;
-
-std::string scenario_text(const std::string& slo, int requests = 240) {
-  return "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24, kernels: roofline}\n"
-         "workload:\n  generator:\n    requests: " +
-         std::to_string(requests) +
-         "\n    arrivals: {process: poisson, rate: 8}\n"
-         "    input: {distribution: fixed, value: 600}\n    output: {distribution: fixed, value: 60}\n" +
-         slo + "seed: 3\n";
-}
-
-const std::string easy_slo = "slo: {ttft_ms: 1000, tpot_ms: 20, percentile: 95}\n";
-
-PlanSpace space_of(const Folder& folder, const std::string& text) {
-  auto space = load_space(folder.write("space.yaml", text));
-  if (!space.ok()) FAIL(to_string(space.errors()));
-  return std::move(space).value();
-}
-
-PlanSearch searched(const PlanSpace& space, const SearchOptions& options = {}) {
-  auto search = search_plans(space, options);
-  if (!search.ok()) FAIL(to_string(search.errors()));
-  return std::move(search).value();
-}
 
 RequestBlocks blocks_of(double e2e_ms, double met, std::uint64_t noise) {
   RequestBlocks blocks(block_count);

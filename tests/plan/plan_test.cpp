@@ -3,39 +3,20 @@
 #include <algorithm>
 
 #include "base/json.h"
-#include "base/support.h"
 #include "catch.h"
 #include "plan/recommendation.h"
+#include "plan_spaces.h"
 #include "sim/costed/run.h"
 
 using namespace orrery;
+using plan_test::easy_slo;
+using plan_test::scenario_text;
+using plan_test::searched;
+using plan_test::space_of;
 
 namespace {
 
 using Folder = test::TempFolder;
-
-// 240 requests, 8 a second; kernels on the roofline, for tables make no difference here and take time to
-// read.
-std::string scenario_text(const std::string& slo) {
-  return "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24, kernels: roofline}\n"
-         "workload:\n  generator:\n    requests: 240\n    arrivals: {process: poisson, rate: 8}\n"
-         "    input: {distribution: fixed, value: 600}\n    output: {distribution: fixed, value: 60}\n" +
-         slo + "seed: 3\n";
-}
-
-const std::string easy_slo = "slo: {ttft_ms: 1000, tpot_ms: 20, percentile: 95}\n";
-
-PlanSpace space_of(const Folder& folder, const std::string& text) {
-  auto space = load_space(folder.write("space.yaml", text));
-  if (!space.ok()) FAIL(to_string(space.errors()));
-  return std::move(space).value();
-}
-
-PlanSearch searched(const PlanSpace& space, const SearchOptions& options = {}) {
-  auto search = search_plans(space, options);
-  if (!search.ok()) FAIL(to_string(search.errors()));
-  return std::move(search).value();
-}
 
 std::string answer(const PlanSpace& space, const PlanSearch& search) {
   const RecommendationInput input{&space, &search, "orrery plan", "test"};

@@ -3,11 +3,13 @@
 #include "base/random.h"
 #include "catch.h"
 #include "sglang_driver.h"
+#include "sglang_host_worlds.h"
 
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
 using sglang_test::prompt;
+using sglang_test::run_world;
 
 namespace {
 
@@ -151,9 +153,7 @@ TEST_CASE("random use with every write policy: everybody ends, nothing is lost o
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     CAPTURE(seed);
     RandomStream r(seed, RandomPurpose::property_test, 42);
-    const auto pick = [&](std::int64_t low, std::int64_t high) {
-      return low + static_cast<std::int64_t>(r.below(static_cast<std::uint64_t>(high - low + 1)));
-    };
+    const auto pick = [&](std::int64_t low, std::int64_t high) { return sglang_test::pick(r, low, high); };
     SglangConfig c = stateful(pick(20, 30));
     c.cache.tokens = pick(900, 1500);
     c.context_length = 800;
@@ -170,24 +170,7 @@ TEST_CASE("random use with every write policy: everybody ends, nothing is lost o
       c.speculation = {.tokens = 2, .lookahead = 2};
     }
     Driver d(c);
-    d.acceptance.accepts = static_cast<std::int32_t>(pick(0, 2));
-    std::size_t added = 0;
-    for (int i = 0; i < 25; ++i) {
-      const auto length = static_cast<std::int32_t>(pick(1, 500)),
-                 output = static_cast<std::int32_t>(pick(1, 80));
-      if (d.add({.prompt = length, .max_output = output, .stream = static_cast<std::uint64_t>(pick(1, 6))}))
-        ++added;
-      for (std::int64_t passes = pick(0, 40); passes-- > 0 && d.scheduler.has_work();) {
-        d.pass();
-        if (passes % 3 == 0) d.finish_copies();
-      }
-    }
-    for (int n = 0; d.scheduler.has_work() && n < 20000; ++n) {
-      d.pass();
-      d.finish_copies();
-    }
-    d.finish_copies();
-    REQUIRE(d.ended.size() + d.aborted.size() == added);
+    run_world(d, r, 500);
     const RadixCache& cache = d.scheduler.cache();
     REQUIRE(cache.held() == 0);
     REQUIRE(cache.held_states() == 0);

@@ -3,12 +3,14 @@
 #include "base/random.h"
 #include "catch.h"
 #include "sglang_driver.h"
+#include "sglang_host_worlds.h"
 
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
 using sglang_test::insert;
 using sglang_test::prompt;
+using sglang_test::run_world;
 
 namespace {
 
@@ -189,9 +191,7 @@ TEST_CASE("§4 HiCache, SWA: random use with every write policy, and drafts: not
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     CAPTURE(seed);
     RandomStream r(seed, RandomPurpose::property_test, 41);
-    const auto pick = [&](std::int64_t low, std::int64_t high) {
-      return low + static_cast<std::int64_t>(r.below(static_cast<std::uint64_t>(high - low + 1)));
-    };
+    const auto pick = [&](std::int64_t low, std::int64_t high) { return sglang_test::pick(r, low, high); };
     SglangConfig c = config(pick(700, 1500));
     c.context_length = 600;
     c.cache.window = pick(10, 120);
@@ -207,24 +207,7 @@ TEST_CASE("§4 HiCache, SWA: random use with every write policy, and drafts: not
     if (pick(0, 1) == 0)
       c.speculation = {.tokens = 2, .lookahead = static_cast<std::int32_t>(2 * pick(0, 1))};
     Driver d(c);
-    d.acceptance.accepts = static_cast<std::int32_t>(pick(0, 2));
-    std::size_t added = 0;
-    for (int i = 0; i < 25; ++i) {
-      const auto length = static_cast<std::int32_t>(pick(1, 350)),
-                 output = static_cast<std::int32_t>(pick(1, 80));
-      if (d.add({.prompt = length, .max_output = output, .stream = static_cast<std::uint64_t>(pick(1, 6))}))
-        ++added;
-      for (std::int64_t passes = pick(0, 40); passes-- > 0 && d.scheduler.has_work();) {
-        d.pass();
-        if (passes % 3 == 0) d.finish_copies();
-      }
-    }
-    for (int n = 0; d.scheduler.has_work() && n < 20000; ++n) {
-      d.pass();
-      d.finish_copies();
-    }
-    d.finish_copies();
-    REQUIRE(d.ended.size() + d.aborted.size() == added);
+    run_world(d, r, 350);
     const RadixCache& cache = d.scheduler.cache();
     REQUIRE(cache.held() == 0);
     REQUIRE(cache.windowed_held() == 0);
