@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import expect, verdict
+
 ORRERY = os.path.abspath(sys.argv[1])
 CHARTS = (pathlib.Path(sys.argv[2]) / "third_party/plotly.min.js").exists()
 ROOT = pathlib.Path(tempfile.mkdtemp(prefix="orrery-plan-answers-"))
@@ -29,15 +31,6 @@ seed: 3
 slo: {ttft_ms: 1000, tpot_ms: 20, percentile: 95}
 search: {objective: cost, prices: {h200: 4, h100: 2.5}, finalists: 3, draws: 3, vary: {hardware: [h100, h200], parallel.tp: [1, 2]}}
 """
-wrong = []
-count = 0
-
-
-def expect(condition, what):
-    global count
-    count += 1
-    if not condition:
-        wrong.append(what)
 
 
 def plan(*settings, out=None):
@@ -146,8 +139,7 @@ def main():
     answers()
     relaxed()
     rejected()
-    print("\n".join(wrong) if wrong else f"{count} checks")
-    return 1 if wrong else 0
+    return verdict()
 
 
 if __name__ == "__main__":

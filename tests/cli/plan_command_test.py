@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+from checks import expect, verdict
+
 ORRERY = os.path.abspath(sys.argv[1])
 ROOT = pathlib.Path(tempfile.mkdtemp(prefix="orrery-plan-"))
 OUTPUTS = ("recommendation.json", "recommendation.md", "candidates.csv", "choice.yaml", "alternative-1.yaml")
@@ -27,15 +29,6 @@ REST = """workload:
 seed: 3
 """
 SLO = "slo: {ttft_ms: 1000, tpot_ms: 20, percentile: 95}\n"
-wrong = []
-count = 0
-
-
-def expect(condition, what):
-    global count
-    count += 1
-    if not condition:
-        wrong.append(what)
 
 
 def space(name, search, slo=SLO, requests=80, deployment=DEPLOYMENT):
@@ -153,8 +146,7 @@ def main():
     codes()
     mixed_reasons()
     stopped()
-    print("\n".join(wrong) if wrong else f"{count} checks")
-    return 1 if wrong else 0
+    return verdict()
 
 
 if __name__ == "__main__":

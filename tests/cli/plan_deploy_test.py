@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from checks import expect, verdict
+
 try:
     import yaml
 except ImportError:  # python3-yaml; ./dev installs it
@@ -37,15 +39,6 @@ WORKLOAD = """workload:
     output: {distribution: fixed, value: 8}
 search: {objective: latency, finalists: 1, draws: 2}
 """
-wrong = []
-count = 0
-
-
-def expect(condition, what):
-    global count
-    count += 1
-    if not condition:
-        wrong.append(what)
 
 
 def read_flags(name):
@@ -321,8 +314,7 @@ def main():
     single()
     several()
     scripts()
-    print("\n".join(wrong) if wrong else f"{count} checks")
-    return 1 if wrong else 0
+    return verdict()
 
 
 if __name__ == "__main__":

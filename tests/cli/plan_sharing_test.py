@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+from checks import expect, verdict
+
 ORRERY = os.path.abspath(sys.argv[1])
 ROOT = pathlib.Path(tempfile.mkdtemp(prefix="orrery-plan-sharing-"))
 OUTPUTS = ("recommendation.json", "recommendation.md", "curves.csv", "candidates.csv", "choice.yaml", "alternative-1.yaml")
@@ -42,15 +44,6 @@ search:
     engine_args.max_num_seqs: [8, 16, 32, 64]
 """
 MPIRUN = ["mpirun", "--oversubscribe", "--allow-run-as-root"]
-wrong = []
-count = 0
-
-
-def expect(condition, what):
-    global count
-    count += 1
-    if not condition:
-        wrong.append(what)
 
 
 def call(*words, before=(), timeout=100):
@@ -223,8 +216,7 @@ def main():
     shards()
     ranks()
     killed()
-    print("\n".join(wrong) if wrong else f"{count} checks")
-    return 1 if wrong else 0
+    return verdict()
 
 
 if __name__ == "__main__":
