@@ -19,6 +19,7 @@ Json terms_json(const std::vector<FittedTerm>& terms) {
     list.push_back({{"key", t.key},
                     {"profile", t.before},
                     {"value", t.value},
+                    {"unit", t.unit},
                     {"deviation", t.deviation},
                     {"fitted", t.fitted},
                     {"note", t.note}});
@@ -30,13 +31,23 @@ Json fit_json(const StepFit& fit) {
   for (const FitError& e : fit.left_out)
     errors.push_back(
         {{"kind", e.kind}, {"steps", e.steps}, {"before_percent", e.before}, {"after_percent", e.after}});
+  Json levels = Json::array();
+  for (const HostLevel& l : fit.levels)
+    levels.push_back({{"kind", l.kind},
+                      {"steps", l.steps},
+                      {"experiments", l.experiments},
+                      {"factor", l.factor},
+                      {"log_deviation", l.deviation},
+                      {"verdict", l.few ? "too few" : l.told ? "taken" : "within noise"}});
   return {{"host_us", terms_json(fit.host)},
           {"operators", terms_json(fit.operators)},
           {"left_out", errors},
           {"condition", fit.condition},
           {"steps", fit.steps},
           {"experiments", fit.experiments},
-          {"parts", fit.parts}};
+          {"parts", fit.parts},
+          {"host_levels", levels},
+          {"warnings", fit.warnings}};
 }
 
 }  // namespace

@@ -4,8 +4,10 @@
 // Each host term comes from the logged interval that it is part of; terms that only ever occur together in
 // the log keep the profile's proportions and are scaled together, and what the log does not contain is kept
 // and said so. Device times give one factor per operator class: relative least squares of the logged device
-// time over the classes' predicted times, with a prior of 1 ± 0.2, on steps whose launches did not hold the
-// device up.
+// time over the classes' predicted times, on steps whose launches did not hold the device up. A figure is
+// taken only where the log says more than noise: a host term whose level differs from the profile's by more
+// than loads of one host do (host_level.h), factors of operators if they predict parts of the log that they
+// have not seen better than the profile does, beyond what chance would do.
 #pragma once
 
 #include <string>
@@ -13,23 +15,25 @@
 
 #include "base/result.h"
 #include "costmodel/step_pricer.h"
+#include "reports/casebook/host_level.h"
 #include "reports/casebook/measured_run.h"
 
 namespace orrery {
 
 struct FittedTerm {
   std::string key;    // of the engine profile's `host`, or an operator class
-  double before = 0;  // microseconds; operator classes: factor
+  double before = 0;  // microseconds; operator classes and launch_jitter_median: factor
   double value = 0;
   double deviation = 0;  // jackknife over experiments, or over the parts of one
   bool fitted = false;   // false: kept, `note` says why
   std::string note;      // "with launch_experts: the log cannot tell them apart"
+  const char* unit = "us";
 };
 
 // Median absolute relative error of what was left out while fitting, over all steps of a kind.
 struct FitError {
   std::string kind;  // "launch, graph" | "launch, piecewise" | "launch, eager" | "device, decode" | "device,
-                     // prompts"
+                     // prompts" | "schedule" | "handover" | "update"
   std::size_t steps = 0;
   double before = 0, after = 0;  // percent
 };
@@ -40,6 +44,8 @@ struct StepFit {
   std::size_t steps = 0, experiments = 0;
   std::size_t parts = 0;  // that a log of one experiment was cut into, to have something to leave out; or 0
   double condition = 0;   // of the operator classes (robust_fit.h)
+  std::vector<HostLevel> levels;    // what the log says of each kind of host work
+  std::vector<std::string> warnings;  // what a user has to know before using it
 };
 
 // Errors: a log without times; no step that can be used. `spec` is what ran: part, model, plan and the engine

@@ -23,7 +23,7 @@ std::string overlay_yaml(const StepFit& fit, const InstanceSpec& spec, const std
     if (!t.fitted) continue;
     any = true;
     text += "  " + t.key + ": {value: " + number(std::max(0.0, t.value)) +
-            ", unit: us, kind: measured,\n    source: \"" + source + "; jackknife deviation " +
+            ", unit: " + t.unit + ", kind: measured,\n    source: \"" + source + "; jackknife deviation " +
             number(t.deviation) + (t.note.empty() ? "" : "; " + t.note) + "\"}\n";
   }
   if (!any) text.replace(text.rfind("host:\n"), 6, "host: {}\n");
@@ -61,8 +61,15 @@ std::string step_fit_text(const StepFit& fit) {
     }
     text += "\n";
   };
-  table("host term", "µs", fit.host);
+  table("host term", "µs, launch_jitter_median a factor", fit.host);
   table("operator class", "factor", fit.operators);
+  text += "host work, over the profile's             steps loads    factor   ± (log)\n";
+  for (const HostLevel& l : fit.levels) {
+    std::snprintf(line, sizeof line, "%-40s %6zu %5zu %9.2f %9.2f  %s\n", l.kind.c_str(), l.steps, l.experiments, l.factor,
+                  l.deviation, l.few ? "too few" : l.told ? "taken" : "within noise: kept");
+    text += line;
+  }
+  text += "\n";
   std::snprintf(line, sizeof line,
                 "condition of the operator classes: %.3g (above 1000 they are hard to tell apart)\n\n",
                 fit.condition);
@@ -78,6 +85,7 @@ std::string step_fit_text(const StepFit& fit) {
     }
     text += "(median absolute error of a step, each experiment predicted from the others)\n";
   }
+  for (const std::string& w : fit.warnings) text += "warning: " + w + "\n";
   return text;
 }
 
