@@ -15,8 +15,9 @@ constexpr std::size_t least_of_kind = 6, least_of_experiment = 3;
 constexpr double alike = 10;  // so many steps, one after another, count as one
 // Loads of one host differ by so much (log): reports/results/host_pace.md.
 constexpr double between_loads = 0.1;
-// A level is taken where it differs from the profile's by more than so many deviations.
-constexpr double beyond_noise = 1.5;
+// A level is taken where that is expected to come nearer than the profile: its own squared deviation against
+// what the squared difference holds beyond such a deviation.
+constexpr double beyond_noise = 1.4142135623730951;
 
 // Every step of a load counts, and loads differ.
 struct Load {
@@ -69,17 +70,13 @@ HostLevel host_level(const char* kind, const LevelRatios& ratios, LevelOf what, 
   out.experiments = loads.size();
   out.few = out.steps < least_of_kind || loads.empty();
   if (out.few) return out;
-  double steps = 0, mean = 0, spread = 0, squares = 0, error = 0;
+  double steps = 0, mean = 0, spread = 0, error = 0;
   for (const Load& l : loads) steps += l.steps;
   for (const Load& l : loads) mean += l.steps / steps * l.level;
-  for (const Load& l : loads) {
-    spread += l.steps / steps * (l.level - mean) * (l.level - mean);
-    squares += l.steps / steps * l.steps / steps;
-  }
-  const double between = loads.size() < 2 ? 0 : spread / (1 - squares);
+  for (const Load& l : loads) spread += l.steps / steps * (l.level - mean) * (l.level - mean);
   for (const Load& l : loads)
     error += l.steps / steps * l.steps / steps *
-             (std::max(between, between_loads * between_loads) + l.within * l.within);
+             (std::max(spread, between_loads * between_loads) + l.within * l.within);
   out.deviation = std::sqrt(error);
   const double posterior = mean * host_error * host_error / (host_error * host_error + error);
   out.told = std::abs(posterior) > beyond_noise * out.deviation;
