@@ -11,7 +11,8 @@ namespace orrery {
 
 namespace {
 
-constexpr std::size_t least_of_kind = 6, least_of_experiment = 3;
+// Of launches beside decodes, which vary, twice as many as of others.
+constexpr std::size_t least_of_median = 6, least_of_mean = 12, least_of_experiment = 3;
 constexpr double alike = 10;  // so many steps, one after another, count as one
 // Loads of one host differ by so much (log): reports/results/host_pace.md.
 constexpr double between_loads = 0.1;
@@ -68,7 +69,7 @@ HostLevel host_level(const char* kind, const LevelRatios& ratios, LevelOf what, 
     if (load.level > 0) loads.push_back({det_log(load.level), load.within, load.steps});
   }
   out.experiments = loads.size();
-  out.few = out.steps < least_of_kind || loads.empty();
+  out.few = out.steps < (what == LevelOf::median ? least_of_median : least_of_mean) || loads.empty();
   if (out.few) return out;
   double steps = 0, mean = 0, spread = 0, error = 0;
   for (const Load& l : loads) steps += l.steps;

@@ -25,9 +25,7 @@ struct Kind {
 };
 
 const Kind kinds[] = {
-    {"launch, graph",
-     [](const Sample& s) { return s.mode == Mode::full && s.launch < 0.9 * s.device; }, launch_of,
-     &Sample::launch},
+    {"launch, graph", [](const Sample& s) { return s.replayed(); }, launch_of, &Sample::launch},
     {"launch, piecewise", [](const Sample& s) { return s.mode == Mode::piecewise && s.unblocked(); },
      launch_of, &Sample::launch},
     {"launch, eager", [](const Sample& s) { return s.mode == Mode::none && s.unblocked(); }, launch_of,

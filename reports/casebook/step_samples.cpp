@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "costmodel/step_graph.h"
+
 namespace orrery {
 
 namespace {
@@ -13,7 +15,7 @@ double us(std::int64_t ns) { return static_cast<double>(ns) / 1e3; }
 constexpr double kernels_of_experts = 10;
 
 StepSample sample_of(const MeasuredStep& s, std::size_t experiment, const StepPricer& pricer,
-                     double launch_graph) {
+                     double launch_graph, bool speculates) {
   std::vector<PrefillChunk> chunks;
   for (const MeasuredStep::Chunk& c : s.chunks)
     chunks.push_back({static_cast<std::int32_t>(c.tokens), c.context});
@@ -23,6 +25,10 @@ StepSample sample_of(const MeasuredStep& s, std::size_t experiment, const StepPr
                   .new_requests = static_cast<std::int32_t>(s.admitted.size()),
                   .running = static_cast<std::int32_t>(s.running)};
   shape.prefill = chunks;
+  // Beside drafts the log's contexts hold the step's own tokens.
+  for (const MeasuredStep::Count& c : s.drafts) shape.draft_tokens += static_cast<std::int32_t>(c.tokens);
+  if (speculates) shape.decode_context_tokens -= shape.decode_sequences + shape.draft_tokens;
+  shape.decode_context_tokens = std::max<std::int64_t>(shape.decode_context_tokens, 0);
   const StepBreakdown priced = pricer.explain(shape);
   StepSample out;
   out.experiment = experiment;
@@ -62,7 +68,7 @@ bool StepSample::unblocked() const {
   // Sampling that waits for the device (`first_request_effects`): the launch of a long step that is over when
   // the step is.
   const bool waited = busy > 2.5 * priced && launch > 0.8 * device;
-  return clear && fits && !waited;
+  return clear && fits && !waited && !waits;
 }
 
 Result<std::vector<StepSample>> step_samples(const MeasuredRun& run, const InstanceSpec& spec,
@@ -88,9 +94,10 @@ Result<std::vector<StepSample>> step_samples(const MeasuredRun& run, const Insta
       device_end = std::max(follows ? device_end : 0, s.times.execute_start_ns) + s.times.gpu_rank0_ns;
       step = s.step;
       if (s.decodes < 0 || (s.chunks.empty() && s.decodes == 0)) continue;
-      StepSample sample = sample_of(s, e, pricer, launch_graph);
+      StepSample sample = sample_of(s, e, pricer, launch_graph, spec.speculation.on());
       // Requests one at a time, each by a clock of its own: the first chunk of one finds an idle device.
       const bool first = experiment.serial && (s.chunks.empty() || s.chunks.front().context == 0);
+      sample.waits = drafts_by_v1(spec) && !first && follows && ahead > 0;
       sample.clear = first || (follows && us(ahead) <= 0.5 * (sample.graph + sample.excess));
       samples.push_back(std::move(sample));
     }

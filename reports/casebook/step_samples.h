@@ -24,14 +24,17 @@ struct StepSample {
   double launches = 0;           // kernels of a step that is launched one by one
   std::array<double, op_class_count> parts{};  // of `busy`, by operator class
   bool prompts = false, decodes = false;
+  bool waits = false;  // V1 runner beside drafts: launching waits for the step before (gpu_model_runner.py,
+                       // deferred_state_corrections_fn)
   bool clear = false;  // the device was done with the step before, or nearly, when launching began
   // The host ran at its own pace. Beside a device that is 300 ms behind, launching takes 80 ms instead of 18:
   // a stream holds about a thousand launches, and then the host waits. Chosen by what was priced, not by how
   // long the launch took: a choice of launches by their length would be a choice of slow ones.
   bool unblocked() const;
-  bool lone() const { return prompts && !decodes; }
+  bool replayed() const { return mode == Mode::full && launch < 0.9 * device && !waits; }
   bool beside() const { return prompts && decodes; }
-  bool on_time() const { return launch < 0.8 * device; }  // the device ran at its own pace
+  // The device ran at its own pace.
+  bool on_time() const { return (waits ? graph + excess : launch) < 0.8 * device; }
 };
 
 // One standard deviation of log(host time) among hosts, by the profile.

@@ -21,39 +21,29 @@ constexpr double alike = 10;
 
 double us(const Figure<Seconds>& figure) { return figure.value.value() * 1e6; }
 
-// Terms of one interval: value ≈ Σ termⱼ·xⱼ. A host that is slow is slow in all of its work, so the terms share
-// one factor, which may differ from the profile's host as hosts do (`host_error`), and each of them may
-// differ from that by what fits to three runs of one host differ by (engine_profiles/vllm-0.24.yaml: 0.2 of
-// bases, 0.4 of what stands per sequence). What a log cannot tell apart moves together, in the profile's
-// proportions. Nothing where there are too few samples.
+// Terms of one interval: value ≈ Σ termⱼ·xⱼ. A host that is slow is slow in all of its work: each term is
+// expected at the interval's level over the profile's, and may differ from that by what fits to three runs of
+// one host differ by (engine_profiles/vllm-0.24.yaml: 0.2 of bases, 0.4 of what stands per sequence). What a
+// log cannot tell apart moves together. Nothing where there are too few samples.
 std::vector<double> fit_interval(const std::vector<Sample>& samples, const Choose& choose, const Row& row,
-                                 const Value& value, const std::vector<double>& profile, double host_error) {
+                                 const Value& value, const std::vector<double>& profile, double level) {
   std::vector<std::vector<double>> rows;
   std::vector<double> y;
   for (const Sample& s : samples) {
     if (!choose(s)) continue;
-    std::vector<double> x = row(s);
-    double all = 0;
-    for (std::size_t j = 0; j < x.size(); ++j) all += profile[j] * x[j];
-    x.push_back(all);
-    rows.push_back(std::move(x));
+    rows.push_back(row(s));
     y.push_back(value(s));
   }
   if (rows.size() < least_steps) return {};
   std::vector<Prior> priors;
   for (std::size_t j = 0; j < profile.size(); ++j) {
-    const double own = (j == 0 ? 0.2 : 0.4) * profile[j];
-    priors.push_back({profile[j], std::max(own, 0.01) / alike, 0});
+    const double expected = level * profile[j];
+    priors.push_back({expected, std::max((j == 0 ? 0.2 : 0.4) * expected, 0.01) / alike, 0});
   }
-  priors.push_back({0, std::max(host_error, 0.1) / alike, -0.9});
-  std::vector<double> b = robust_fit(rows, y, priors).value;
-  const double common = b.back();
-  b.pop_back();
-  for (std::size_t j = 0; j < b.size(); ++j) b[j] = std::max(0.0, b[j] + common * profile[j]);
-  return b;
+  return robust_fit(rows, y, priors).value;
 }
 
-bool replayed(const Sample& s) { return s.mode == Sample::Mode::full && s.launch < 0.9 * s.device; }
+bool replayed(const Sample& s) { return s.replayed(); }
 bool any(const Sample&) { return true; }
 
 // Terms of one interval where its level is beyond noise; empty, and said why, where they are the profile's.
@@ -80,8 +70,9 @@ std::vector<double> taken(const std::vector<Sample>& samples, const InstanceSpec
     return {};
   }
   auto b = fit_interval(
-      samples, interval.choose, interval.row, [&](const Sample& s) { return s.*interval.logged; }, profile,
-      host_doubt(spec));
+      samples, interval.choose, interval.row,
+      [&](const Sample& s) { return s.*interval.logged - (interval.predict == launch_of ? s.excess : 0); },
+      profile, level.factor);
   if (b.empty()) t.kept[interval.group] = "too few steps";
   return b;
 }
@@ -225,9 +216,8 @@ double schedule_of(const StepSample& s, const StepTerms& t) {
 double handover_of(const StepSample&, const StepTerms& t) { return t.handover; }
 
 double launch_of(const StepSample& s, const StepTerms& t) {
-  const double factor = s.mode == StepSample::Mode::full        ? 0
-                        : s.mode == StepSample::Mode::piecewise ? t.piecewise
-                                                                : t.eager;
+  // Beside a graph's launch only drafting is launched kernel by kernel.
+  const double factor = s.mode == StepSample::Mode::piecewise ? t.piecewise : t.eager;
   const double launch = t.launch_graph + factor * s.excess;
   return t.per_sequence * s.sequences + (s.beside() ? t.jitter_median : 1) * launch;
 }
