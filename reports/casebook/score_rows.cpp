@@ -69,6 +69,15 @@ void add_load(const PublishedRun& run, ScoreRow& row) {
   }
 }
 
+void correct_capacity(ComparedMetric& m, const KvInterval& ends) {
+  if (!(m.prices_high > 0)) {
+    m.prices_low = m.low;
+    m.prices_high = m.high;
+  }
+  m.low = static_cast<double>(ends.low);
+  m.high = static_cast<double>(ends.high);
+}
+
 }  // namespace
 
 const char* to_string(ScoreSource source) {
@@ -116,7 +125,7 @@ std::vector<ScoreRow> score_rows(const std::vector<CaseComparison>& cases) {
                                plan_of(instance.plan), load_of(published->scenario.workload));
         add_load(*published, row);
       }
-      row.pooled = is_pooled(published);
+      row.pooled = is_pooled(published) || (published != nullptr && published->is_capacity());
       row.interval = run.intervals;
       for (const ComparedMetric& m : run.metrics) {
         row.metric = m;
@@ -157,6 +166,11 @@ void correct_intervals(std::vector<CaseComparison>& cases, const IntervalCorrect
       if (!run.intervals) continue;
       const PriceEvidence evidence =
           is_pooled(published) ? evidence_of(published->scenario, run.provenance) : PriceEvidence();
+      if (published != nullptr && published->is_capacity()) {
+        const KvInterval ends = kv_interval(published->scenario.pool.memory, corrections.capacity.deviations);
+        for (ComparedMetric& m : run.metrics) correct_capacity(m, ends);
+        continue;
+      }
       for (ComparedMetric& m : run.metrics)
         correct_interval(m, is_pooled(published) ? corrections : IntervalCorrections(), evidence);
     }
