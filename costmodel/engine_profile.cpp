@@ -173,6 +173,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   if (const Yaml nixl = root.optional("nixl")) e.nixl = read_nixl_figures(nixl);
   if (const Yaml ranks = root.optional("data_parallel")) e.data_parallel = read_data_parallel(ranks);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
+  e.memory_error = read_memory_error(root.optional("memory_error"));
   read_latent_backends(root.optional("latent_attention"), e);
   e.kernel_laws = read_kernel_laws(root.optional("kernel_laws"));
   read_arguments(root.require("arguments"), e);
@@ -263,6 +264,8 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
   }
   if (const Yaml error = root.optional("host_error"); error.present())
     e.interval_host_error = read_number_figure(error, Dimension::ratio).value;
+  if (const Yaml error = root.optional("memory_error"); error.present())
+    e.memory_error = read_memory_error(error);
   for (const auto& [name, row] : root.optional("operators").entries()) {
     std::vector<std::string> names;
     for (std::size_t i = 0; i < op_class_count; ++i) names.emplace_back(to_string(static_cast<OpClass>(i)));

@@ -16,6 +16,7 @@
 #include "costmodel/figure.h"
 #include "costmodel/front_end.h"
 #include "costmodel/kernel_laws.h"
+#include "costmodel/memory_doubt.h"
 #include "costmodel/nixl_reads.h"
 #include "costmodel/overlap.h"
 #include "costmodel/typed_profile.h"
@@ -199,6 +200,7 @@ struct EngineProfile {
   HostCosts host;
   // Memory that is neither weights nor KV, per model-runner generation (bytes per GPU).
   Figure<Bytes> residue_v1, residue_v2;
+  MemoryError memory_error;
   std::vector<std::string> v2_architectures;
   std::vector<std::string> ignored_args;  // engine_args given that change no prediction (for
                                           // scenario.resolved.yaml)

@@ -11,6 +11,7 @@
 #include "costmodel/expert_exchange.h"
 #include "costmodel/gemma_rules.h"
 #include "costmodel/host_block.h"
+#include "costmodel/memory_doubt.h"
 #include "costmodel/stages.h"
 #include "costmodel/state_pool.h"
 #include "costmodel/tensorrt_llm_states.h"
@@ -386,6 +387,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
     ORRERY_TRY_STATUS(check_state_pool(spec, plan));
     if (plan.kv_blocks == 0) return weights_too_large(spec, plan);
     ORRERY_TRY_STATUS(check_pools_of_typed(spec, plan));
+    plan.kv_deviation = kv_deviation(spec, plan);
     return plan;
   }
   // vLLM profiles the encoder with its largest items and keeps their outputs while it profiles the step.
@@ -411,6 +413,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
     plan.kv_blocks = s.num_gpu_blocks_override;
     plan.blocks_overridden = true;
   }
+  plan.kv_deviation = kv_deviation(spec, plan);
   const std::int64_t needed = plan.groups.blocks_of_sequence(s.max_model_len, s);
   if (plan.kv_blocks < needed) return cache_too_small(spec, plan);
   ORRERY_TRY_STATUS(check_states(spec, plan));

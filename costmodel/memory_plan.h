@@ -24,6 +24,7 @@ struct MemoryPlan {
   Bytes residue;          // framework, workspaces
   Bytes kv_available;     // requested − the above; may be negative, then nothing fits (TensorRT-LLM: × its
                           // free_gpu_memory_fraction)
+  Bytes kv_deviation;     // one standard deviation of it (costmodel/memory_doubt.h)
   Bytes kv_bytes_per_token;  // all layers of this rank
   Bytes state_bytes;  // of one sequence, in all layers of this rank that keep a state; 0 = there is none
   Bytes states;       // TensorRT-LLM: of max_batch_size sequences
@@ -47,7 +48,8 @@ struct MemoryPlan {
   // SGLang: slots of the pool of states, and how many of them a running sequence holds
   // (costmodel/state_pool.h)
   std::int64_t state_slots = 0, slots_of_sequence = 0;
-  std::string to_table() const;  // for people
+  // For people. With `deviations` (how many of kv_deviation to either side) also the blocks' interval.
+  std::string to_table(double deviations = 0) const;
 };
 
 // Layers with a sliding window: vLLM's groups of layers share the pool (costmodel/kv_groups.h); SGLang gives

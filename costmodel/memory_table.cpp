@@ -1,11 +1,12 @@
 // The memory plan as people read it.
 #include "base/json.h"
 #include "base/text.h"
+#include "costmodel/memory_doubt.h"
 #include "costmodel/memory_plan.h"
 
 namespace orrery {
 
-std::string MemoryPlan::to_table() const {
+std::string MemoryPlan::to_table(double deviations) const {
   const std::string of = stage.of > 1 ? " of pipeline stage " + std::to_string(stage.index) +
                                             ", the fullest (" + std::to_string(stage_layers) + " layers)"
                                       : "";
@@ -27,6 +28,12 @@ std::string MemoryPlan::to_table() const {
           " tokens, " + std::to_string(kv_tokens()) + " tokens, " +
           format_fixed(kv_bytes_per_token.value() / 1024, 1) + " KiB a token";
   text += blocks_overridden ? " (blocks overridden by num_gpu_blocks_override)\n" : "\n";
+  if (deviations > 0 && kv_deviation.value() > 0) {
+    const KvInterval interval = kv_interval(*this, deviations);
+    text += "90 % interval: " + std::to_string(interval.low) + " to " + std::to_string(interval.high) +
+            " blocks; one standard deviation of what is left is " +
+            format_fixed(kv_deviation.value() / (1024.0 * 1024), 0) + " MiB\n";
+  }
   if (stage.of > 1) {
     text += "Blocks that the pipeline stages would have room for:";
     for (const std::int64_t each : stage_blocks) text += " " + std::to_string(each);

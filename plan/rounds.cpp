@@ -8,7 +8,7 @@
 #include "plan/axes.h"
 #include "plan/rate_search.h"
 #include "sim/costed/run.h"
-#include "sim/ensemble/interval_corrections.h"
+#include "sim/ensemble/capacity.h"
 
 namespace orrery {
 
@@ -356,6 +356,7 @@ Status PlanRunner::estimate(const Candidate& candidate, Finalist& finalist) {
   take_scores(finalist.intervals, finalist.entry.score, finalist.draws);
   ORRERY_TRY(corrections, shipped_interval_corrections());
   correct_intervals(finalist.intervals, corrections, evidence_of(scenario, shares));
+  add_capacity(scenario, corrections.capacity, finalist.intervals);
   return store_->put(key, finalist_text(finalist));
 }
 

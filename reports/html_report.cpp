@@ -318,9 +318,11 @@ std::string body(const ReportInput& in) {
     out += chart("chart-ops", "Share of device time by operator in typical steps", true);
   for (const auto& [name, step] : in.breakdowns) out += breakdown_table(step, name);
   out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true);
+  const Intervals* const intervals = in.summary->intervals;
+  const double deviations = intervals == nullptr ? 0 : intervals->capacity_deviations;
   for (const PoolSpec* pool : in.scenario->pools()) {
     if (!in.scenario->other_pools.empty()) out += "<p>Pool " + escape_html(pool->name) + "</p>";
-    out += "<pre>" + escape_html(pool->memory.to_table()) + "</pre>\n";
+    out += "<pre>" + escape_html(pool->memory.to_table(deviations)) + "</pre>\n";
   }
   out += "<h2>How sure is this?</h2>\n" + provenance(in);
   out += "<h2>Reproduce</h2>\n<pre>" + escape_html(in.command) + "</pre>\n<pre>" +

@@ -457,8 +457,11 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   }
   out += "KV cache    ";
   for (const PoolResult& pool : r.pools) {
+    const bool first = &pool == &r.pools.front();
+    const std::string ends = first ? interval_of("kv_cache.tokens") : "";
     out += (r.pools.size() > 1 ? pool.name + ": " : "") + human_count(static_cast<double>(pool.kv_tokens())) +
-           (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") + ", peak use " +
+           (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") +
+           (ends.empty() ? "" : " (" + ends + ")") + ", peak use " +
            format_fixed(100 * pool.peak_utilization, 1) + " %" + (r.pools.size() > 1 ? "; " : ", ");
   }
   out += "prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +

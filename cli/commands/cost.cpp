@@ -19,6 +19,7 @@
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
 #include "sim/costed/scenario.h"
+#include "sim/ensemble/interval_corrections.h"
 
 namespace orrery {
 
@@ -123,11 +124,13 @@ std::string steps_csv(const Loaded& loaded, const std::vector<StepRequest>& step
   return csv;
 }
 
-Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vector<StepRequest>& steps) {
+// `deviations`: of the memory plan, to either end of the interval of the KV cache.
+Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vector<StepRequest>& steps,
+               double deviations) {
   Json result{{"scenario", options.scenario},
               {"instance", instance_line(loaded.instance())},
               {"what_if", loaded.scenario.is_what_if},
-              {"memory", memory_json(loaded.scenario.pool.memory)},
+              {"memory", memory_json(loaded.scenario.pool.memory, deviations)},
               {"steps", Json::array()}};
   if (!loaded.title.empty()) result["pool"] = loaded.scenario.pool.name;
   if (const SpeculationSpec& s = loaded.instance().speculation; s.tree != nullptr)
@@ -143,13 +146,13 @@ Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vect
 }
 
 Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
-                              const std::vector<StepRequest>& steps) {
+                              const std::vector<StepRequest>& steps, double deviations) {
   const InstanceSpec& instance = loaded.instance();
   const std::int32_t drafts = instance.speculation.drafts();
   std::string text = loaded.title + instance_line(instance) +
                      (loaded.scenario.is_what_if ? " (what-if)\n" : "\n") + tree_line(instance.speculation);
   if (options.step.empty()) {
-    text += "\n" + loaded.scenario.pool.memory.to_table();
+    text += "\n" + loaded.scenario.pool.memory.to_table(deviations);
     ORRERY_TRY(images, image_table(loaded.scenario));
     if (!images.empty()) text += "\n" + images;
   }
@@ -170,6 +173,9 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
   }
   auto pools = load_pools(options.scenario, options.pool, context);
   if (!pools.ok()) return report_errors(pools.errors());
+  const auto corrections = shipped_interval_corrections();
+  if (!corrections.ok()) return report_errors(corrections.errors());
+  const double deviations = corrections->capacity.deviations;
   if (!options.out.empty() && pools->size() > 1)
     return report_errors(
         {make_error(ErrorKind::usage, options.scenario + " has several pools; say --pool NAME")});
@@ -181,8 +187,8 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     if (!options.out.empty()) {
       if (const int code = write_file(options.out, steps_csv(loaded, *steps)); code != 0) return code;
     }
-    if (context.json) all.push_back(pool_json(options, loaded, *steps));
-    auto shown = pool_text(options, loaded, *steps);
+    if (context.json) all.push_back(pool_json(options, loaded, *steps, deviations));
+    auto shown = pool_text(options, loaded, *steps, deviations);
     if (!shown.ok()) return report_errors(shown.errors());
     text += (text.empty() ? "" : "\n") + *shown;
   }

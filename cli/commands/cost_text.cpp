@@ -178,7 +178,8 @@ Json step_json(const std::string& spec, const StepBreakdown& step) {
   return json;
 }
 
-Json memory_json(const MemoryPlan& plan) {
+Json memory_json(const MemoryPlan& plan, double deviations) {
+  const KvInterval interval = kv_interval(plan, deviations);
   return {{"total_bytes", plan.total.value()},
           {"requested_bytes", plan.requested.value()},
           {"weights_bytes", plan.weights.value()},
@@ -190,6 +191,8 @@ Json memory_json(const MemoryPlan& plan) {
           {"block_size", plan.block_size},
           {"kv_blocks", plan.kv_blocks},
           {"kv_tokens", plan.kv_tokens()},
+          {"kv_deviation_bytes", plan.kv_deviation.value()},
+          {"kv_blocks_interval_90", {interval.low, interval.high}},
           {"blocks_overridden", plan.blocks_overridden}};
 }
 

@@ -19,7 +19,8 @@ std::string compare_table(const std::string& title, const std::string& name_a, c
 std::string instance_line(const InstanceSpec& instance);
 
 Json step_json(const std::string& spec, const StepBreakdown& step);
-Json memory_json(const MemoryPlan& plan);
+// `deviations`: of the plan, to either end of the interval of KV blocks (costmodel/memory_doubt.h).
+Json memory_json(const MemoryPlan& plan, double deviations);
 
 constexpr const char* step_csv_header = "step,device_us,busy_us,host_us,step_us,low_us,high_us,bound\n";
 // A table of ours to `path`, or when that is empty to standard output: as CSV, with --json as a list of

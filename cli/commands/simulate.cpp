@@ -22,9 +22,9 @@
 #include "reports/summary.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/run.h"
+#include "sim/ensemble/capacity.h"
 #include "sim/ensemble/ensemble.h"
 #include "sim/ensemble/find_rate.h"
-#include "sim/ensemble/interval_corrections.h"
 
 namespace orrery {
 
@@ -182,6 +182,7 @@ Result<Extras> run_extras(const Scenario& scenario, const RunResult& run, const 
     if (estimated.ok()) extras.intervals = std::move(estimated).value();
     ORRERY_TRY(corrections, shipped_interval_corrections());
     correct_intervals(extras.intervals, corrections, evidence_of(scenario, run.price_sources));
+    if (extras.has_intervals) add_capacity(scenario, corrections.capacity, extras.intervals);
   }
   if (options.find_rate && !interrupted()) {
     say(LogLevel::info, "searching for the highest rate");

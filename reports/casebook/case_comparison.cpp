@@ -86,13 +86,17 @@ Result<RequestComparison> compare_requests(const PublishedRun& run, const CaseOp
   return out;
 }
 
-ComparedRun compare_capacity(const PublishedRun& run) {
+ComparedRun compare_capacity(const PublishedRun& run, const CaseOptions& options) {
   ComparedRun row;
   row.name = run.name;
   row.data = run.data;
-  const auto blocks = static_cast<double>(run.scenario.pool.memory.kv_blocks);
+  const MemoryPlan& memory = run.scenario.pool.memory;
+  const auto blocks = static_cast<double>(memory.kv_blocks);
+  const KvInterval interval = kv_interval(memory, normal_deviations);
   for (const BenchmarkMetric& m : run.measured)
-    row.metrics.push_back({m.name(), blocks, blocks, blocks, m.value});
+    row.metrics.push_back({m.name(), blocks, static_cast<double>(interval.low),
+                           static_cast<double>(interval.high), m.value});
+  row.intervals = options.runs > 0;
   return row;
 }
 
@@ -326,7 +330,7 @@ Result<CaseComparison> compare_case(const PublishedCase& published, const CaseOp
     const PublishedRun& run = published.runs[i];
     if (options.said) options.said(published.id + ": " + run.name);
     if (run.is_capacity()) {
-      out.runs.push_back(compare_capacity(run));
+      out.runs.push_back(compare_capacity(run, options));
       continue;
     }
     if (run.does_not_fit) {

@@ -26,7 +26,7 @@ double quantile(const std::vector<Weighted>& sorted, double share) {
   return sorted.back().value;
 }
 
-double drawn(double own, double around, double cases) {
+double drawn(double own, double around, double cases, double weight_around) {
   return (cases * own + weight_around * around) / (cases + weight_around);
 }
 
@@ -34,52 +34,66 @@ double drawn(double own, double around, double cases) {
 
 void FigureRegions::add(const ScoreRow& row) {
   const std::size_t of_case = cases_.emplace(row.group, cases_.size()).first->second;
-  const double off = det_log(row.metric.measured / row.metric.predicted);
-  std::vector<std::string> path = region_path(row.metric.name, row.evidence);
+  const Figure figure{det_log(row.metric.measured / row.metric.predicted), of_case};
+  Path path = region_path(row.metric.name, row.evidence);
+  placed_.push_back({path, figure});
   for (;; path.pop_back()) {
     Region& region = regions_[path];
-    region.figures.push_back({off, of_case});
+    region.figures.push_back(figure);
     ++region.of_cases[of_case];
     if (path.empty()) return;
   }
 }
 
 void FigureRegions::close() {
+  const auto by_value = [](const Figure& a, const Figure& b) { return a.value < b.value; };
   for (auto& [path, region] : regions_)
-    std::stable_sort(region.figures.begin(), region.figures.end(),
-                     [](const Figure& a, const Figure& b) { return a.off < b.off; });
-}
-
-void FigureRegions::draw(const Region& region, std::size_t left_out, IntervalRegion& estimate) const {
-  std::vector<Weighted> values;
-  for (const Figure& f : region.figures) {
-    if (f.of_case != left_out)
-      values.push_back({f.off, 1 / static_cast<double>(region.of_cases.at(f.of_case))});
+    std::stable_sort(region.figures.begin(), region.figures.end(), by_value);
+  for (const Placed& p : placed_) {
+    IntervalRegion unused;
+    const double centre = ask(centres, p.path, p.figure.of_case, unused);
+    Path path = p.path;
+    for (;; path.pop_back()) {
+      regions_.at(path).distances.push_back({std::abs(p.figure.value - centre), p.figure.of_case});
+      if (path.empty()) break;
+    }
   }
-  const auto rows = static_cast<std::int64_t>(values.size());
-  if (rows == 0 || rows == estimate.rows) return;
-  const std::size_t cases = region.of_cases.size() - region.of_cases.count(left_out);
-  const bool widest = estimate.rows == 0;
-  const auto n = static_cast<double>(cases);
-  const double centre = quantile(values, 0.5);
-  estimate.centre = widest ? centre : drawn(centre, estimate.centre, n);
-  for (Weighted& w : values) w.value = std::abs(w.value - estimate.centre);
-  std::stable_sort(values.begin(), values.end(),
-                   [](const Weighted& a, const Weighted& b) { return a.value < b.value; });
-  const double spread = quantile(values, near_share);
-  estimate.spread = widest ? spread : drawn(spread, estimate.spread, n);
-  estimate.rows = rows;
-  estimate.cases = static_cast<std::int64_t>(cases);
+  for (auto& [path, region] : regions_)
+    std::stable_sort(region.distances.begin(), region.distances.end(), by_value);
 }
 
-IntervalRegion FigureRegions::estimate(const std::vector<std::string>& path, std::size_t left_out) const {
-  IntervalRegion out;
-  std::vector<std::string> at;
+double FigureRegions::ask(const Question& question, const Path& path, std::size_t left_out,
+                          IntervalRegion& out) const {
+  double answer = 0;
+  Path at;
   for (std::size_t depth = 0;; ++depth) {
-    if (const auto found = regions_.find(at); found != regions_.end()) draw(found->second, left_out, out);
-    if (depth == path.size()) return out;
+    const auto found = regions_.find(at);
+    std::vector<Weighted> values;
+    if (found != regions_.end()) {
+      const Region& region = found->second;
+      for (const Figure& f : region.*question.values) {
+        if (f.of_case != left_out)
+          values.push_back({f.value, 1 / static_cast<double>(region.of_cases.at(f.of_case))});
+      }
+      const auto rows = static_cast<std::int64_t>(values.size());
+      if (rows > 0 && rows != out.rows) {
+        const std::size_t cases = region.of_cases.size() - region.of_cases.count(left_out);
+        const double own = quantile(values, question.share);
+        answer = out.rows == 0 ? own : drawn(own, answer, static_cast<double>(cases), question.around);
+        out.rows = rows;
+        out.cases = static_cast<std::int64_t>(cases);
+      }
+    }
+    if (depth == path.size()) return answer;
     at.push_back(path[depth]);
   }
+}
+
+IntervalRegion FigureRegions::estimate(const Path& path, std::size_t left_out) const {
+  IntervalRegion out, same;
+  out.centre = ask(centres, path, left_out, out);
+  out.spread = ask(spreads, path, left_out, same);
+  return out;
 }
 
 IntervalRegion FigureRegions::without_its_case(const ScoreRow& row) const {

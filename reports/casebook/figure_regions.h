@@ -13,18 +13,21 @@
 
 namespace orrery {
 
-// Figures of one quantity. A region's centre is the median of ln(measured ÷ predicted), its spread the
-// distance from it within which `near_share` of them lie; every case weighs the same. Both are drawn towards
-// those of the region around: n cases weigh n, it weighs `weight_around`. One of the same figures as the
-// region around says nothing of its own.
+// Figures of one quantity. A region's centre is the median of ln(measured ÷ predicted), drawn towards that of
+// the region around. Its spread is taken of what centres leave: of each figure's distance from the narrowest
+// centre that its own case has no part in, that within which `near_share` of the region's figures lie, drawn
+// likewise. So how regions inside differ from one another, which their centres say, does not count as scatter.
+// Every case weighs the same; n cases weigh n, the region around `centre_around` or `spread_around`: few cases
+// say where a region lies sooner than how much it scatters. One of the same figures as the region around says
+// nothing of its own.
 constexpr double near_share = 0.7;
-constexpr double weight_around = 3;
+constexpr double centre_around = 2, spread_around = 4;
 
 class FigureRegions {
  public:
   explicit FigureRegions(std::string quantity) : quantity_(std::move(quantity)) {}
   void add(const ScoreRow& row);
-  // Sorts; before any other question.
+  // Sorts, and measures distances; before any other question.
   void close();
   // As if the row's case were not there.
   IntervalRegion without_its_case(const ScoreRow& row) const;
@@ -32,22 +35,37 @@ class FigureRegions {
   void append(std::map<std::string, IntervalRegion>& out) const;
 
  private:
+  using Path = std::vector<std::string>;
   struct Figure {
-    double off = 0;
+    double value = 0;
     std::size_t of_case = 0;
   };
   struct Region {
-    std::vector<Figure> figures;                  // by `off`
+    std::vector<Figure> figures;    // logarithms, ascending
+    std::vector<Figure> distances;  // ascending
     std::map<std::size_t, std::size_t> of_cases;  // figures of each
+  };
+  // What regions say of their figures, from the widest to the narrowest.
+  struct Question {
+    std::vector<Figure> Region::*values;
+    double share, around;
+  };
+  static constexpr Question centres{&Region::figures, 0.5, centre_around},
+      spreads{&Region::distances, near_share, spread_around};
+  struct Placed {
+    Path path;
+    Figure figure;
   };
   static constexpr std::size_t no_case = static_cast<std::size_t>(-1);
 
-  void draw(const Region& region, std::size_t left_out, IntervalRegion& estimate) const;
-  IntervalRegion estimate(const std::vector<std::string>& path, std::size_t left_out) const;
+  // Sets `out` to the answer, rows and cases to those of the narrowest region that has a say.
+  double ask(const Question& question, const Path& path, std::size_t left_out, IntervalRegion& out) const;
+  IntervalRegion estimate(const Path& path, std::size_t left_out) const;
 
   std::string quantity_;
   std::map<std::string, std::size_t> cases_;
-  std::map<std::vector<std::string>, Region> regions_;
+  std::map<Path, Region> regions_;
+  std::vector<Placed> placed_;
 };
 
 }  // namespace orrery

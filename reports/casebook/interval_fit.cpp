@@ -121,16 +121,44 @@ void fit_pools(const std::string& name, const Quantities& quantities, IntervalCo
   if (out.pools.size() > before) out.regions.merge(listed);
 }
 
+// Of block counts the plan's own deviations say what scatters; both ends are alike, for cases are few. Each
+// case is one voice, that of its figure furthest off.
+CapacityPool fit_capacity(const std::vector<const ScoreRow*>& rows) {
+  CapacityPool pool;
+  std::map<std::string, double> furthest;
+  for (const ScoreRow* row : rows) {
+    const ComparedMetric& m = row->metric;
+    const double deviation = (m.prices_high - m.prices_low) / 2 / normal_deviations;
+    if (deviation <= 0) continue;  // the blocks were given
+    ++pool.rows;
+    double& most = furthest[row->group];
+    most = std::max(most, std::abs(m.measured - m.predicted) / deviation);
+  }
+  std::vector<double> off;
+  for (const auto& [name, most] : furthest) off.push_back(most);
+  std::sort(off.begin(), off.end());
+  pool.cases = static_cast<std::int64_t>(off.size());
+  const std::optional<double> end = upper_quantile(off, static_cast<double>(off.size()), 0.1);
+  if (!end) return {};
+  pool.deviations = rounded_up(*end);
+  return pool;
+}
+
 }  // namespace
 
 IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows) {
   std::map<std::string, Quantities> pools;
+  std::vector<const ScoreRow*> capacities;
   for (const ScoreRow& row : rows) {
-    if (row.interval && row.pooled && is_fitted_half(row.group))
+    if (!row.interval || !row.pooled || !is_fitted_half(row.group)) continue;
+    if (row.metric.name == capacity_metric)
+      capacities.push_back(&row);
+    else
       pools[pool_quantity_of(row.metric.name)][quantity_of(row.metric.name)].push_back(&row);
   }
   IntervalCorrections out;
   for (const auto& [name, quantities] : pools) fit_pools(name, quantities, out);
+  out.capacity = fit_capacity(capacities);
   return out;
 }
 
@@ -145,6 +173,9 @@ std::string corrections_yaml(const IntervalCorrections& corrections, const std::
   text += inputs.empty() ? "inputs: []\n" : "inputs:\n";
   for (const FitInput& input : inputs)
     text += "  - {file: " + input.file + ", digest: \"" + input.digest + "\"}\n";
+  if (const CapacityPool& c = corrections.capacity; c.rows > 0)
+    text += "capacity: {rows: " + std::to_string(c.rows) + ", cases: " + std::to_string(c.cases) +
+            ", deviations: " + format_number(c.deviations) + "}\n";
   text += corrections.pools.empty() ? "pools: []\n" : "pools:\n";
   for (const IntervalPool& pool : corrections.pools) {
     text += "  - {quantity: " + pool.quantity;

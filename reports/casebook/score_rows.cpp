@@ -15,6 +15,7 @@ PriceEvidence evidence_of(const PublishedSetup& setup, const PricedSetup& priced
   out.output_tokens = setup.output;
   out.in_flight = setup.in_flight;
   out.tables = share_of_tables(priced.provenance);
+  out.plan = setup.plan;
   return out;
 }
 
@@ -27,11 +28,6 @@ const PublishedRun* run_of(const CaseComparison& c, const ComparedRun& run) {
 
 bool is_pooled(const PublishedRun* run) {
   return run != nullptr && !run->step && !run->is_capacity() && !run->is_rate() && !run->does_not_fit;
-}
-
-std::string plan_of(const ParallelPlan& p) {
-  return "tp " + std::to_string(p.tp) + (p.ep > 1 ? " ep " + std::to_string(p.ep) : "") +
-         (p.pp > 1 ? " pp " + std::to_string(p.pp) : "") + (p.dp > 1 ? " dp " + std::to_string(p.dp) : "");
 }
 
 // A run that is a named case and a row too is one case, in whatever words and by whatever profile: so a name
@@ -67,6 +63,15 @@ void add_load(const PublishedRun& run, ScoreRow& row) {
   } else if (w.generator && w.closed_loop_concurrency == 0) {
     row.rate = w.generator->arrivals.rate;
   }
+}
+
+void correct_capacity(ComparedMetric& m, const KvInterval& ends) {
+  if (!(m.prices_high > 0)) {
+    m.prices_low = m.low;
+    m.prices_high = m.high;
+  }
+  m.low = static_cast<double>(ends.low);
+  m.high = static_cast<double>(ends.high);
 }
 
 }  // namespace
@@ -113,10 +118,10 @@ std::vector<ScoreRow> score_rows(const std::vector<CaseComparison>& cases) {
         row.evidence = evidence_of(published->scenario, run.provenance);
         row.model = instance.model.name;
         row.group = group_name(instance.hardware.name, instance.engine.name, row.model,
-                               plan_of(instance.plan), load_of(published->scenario.workload));
+                               plan_name(instance.plan), load_of(published->scenario.workload));
         add_load(*published, row);
       }
-      row.pooled = is_pooled(published);
+      row.pooled = is_pooled(published) || (published != nullptr && published->is_capacity());
       row.interval = run.intervals;
       for (const ComparedMetric& m : run.metrics) {
         row.metric = m;
@@ -157,6 +162,11 @@ void correct_intervals(std::vector<CaseComparison>& cases, const IntervalCorrect
       if (!run.intervals) continue;
       const PriceEvidence evidence =
           is_pooled(published) ? evidence_of(published->scenario, run.provenance) : PriceEvidence();
+      if (published != nullptr && published->is_capacity()) {
+        const KvInterval ends = kv_interval(published->scenario.pool.memory, corrections.capacity.deviations);
+        for (ComparedMetric& m : run.metrics) correct_capacity(m, ends);
+        continue;
+      }
       for (ComparedMetric& m : run.metrics)
         correct_interval(m, is_pooled(published) ? corrections : IntervalCorrections(), evidence);
     }

@@ -27,7 +27,7 @@ struct ScoreRow {
                                             // s
   ComparedMetric metric;
   bool interval = false;  // of the run's prices; a ratio has one too, but no pool
-  bool pooled = false;    // its quantity, rung and part say something of others: no ratio, step or capacity
+  bool pooled = false;    // its quantity, rung and part say something of others: no ratio, step or rate
 };
 
 std::vector<ScoreRow> score_rows(const std::vector<CaseComparison>& cases);
@@ -40,7 +40,7 @@ std::string case_name(const PublishedSetup& setup);
 // the hash of its name alone, so all figures of a run stand on one side, and no case moves another.
 bool is_fitted_half(const std::string& group);
 
-// "fitted" or "scored"; "" for what no correction moves: without an interval, or a ratio, step or capacity.
+// "fitted" or "scored"; "" for what no correction moves: without an interval, or a ratio, step or rate.
 const char* half_of(const ScoreRow& row);
 
 // Moves the ends of every interval that has a pool (ComparedMetric::correction says which).

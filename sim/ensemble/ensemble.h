@@ -29,6 +29,7 @@ struct Intervals {
   int runs = 0;
   std::uint64_t requests = 0;  // over how many requests; less than the run's when the trace is long
   bool shortened = false;
+  double capacity_deviations = 0;  // to either end of the KV cache's interval (capacity.h); 0: there is none
 };
 
 // One standard deviation of the logarithm of each factor that is uncertain.

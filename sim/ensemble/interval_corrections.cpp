@@ -122,6 +122,10 @@ Result<IntervalCorrections> load_interval_corrections(const std::string& path) {
     input.require("file").text();
     input.require("digest").text();
   }
+  if (const Yaml capacity = root.optional("capacity"); capacity.present())
+    out.capacity = {.rows = capacity.require("rows").integer(0, 1),
+                    .cases = capacity.require("cases").integer(0, 1),
+                    .deviations = capacity.require("deviations").number(0, 0, 100)};
   for (const Yaml& item : root.require("pools").items()) out.pools.push_back(read_pool(item));
   for (const Yaml& item : root.optional("regions").items())
     out.regions.insert_or_assign(item.require("of").text(), read_region(item));

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "costmodel/memory_doubt.h"
 #include "sim/ensemble/ensemble.h"
 #include "sim/ensemble/price_evidence.h"
 
@@ -41,8 +42,16 @@ struct IntervalPool {
 // share TPOT's pools, each with regions of its own.
 std::string pool_quantity_of(const std::string& metric);
 
+// How many standard deviations of the memory plan (costmodel/memory_doubt.h) nine in ten logged block counts
+// lie within; without logs a normal distribution's.
+struct CapacityPool {
+  std::int64_t rows = 0, cases = 0;  // fitted on
+  double deviations = normal_deviations;
+};
+
 struct IntervalCorrections {
   std::vector<IntervalPool> pools;
+  CapacityPool capacity;
   // By quantity and region_path, joined by commas.
   std::map<std::string, IntervalRegion> regions;
 

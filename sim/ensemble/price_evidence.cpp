@@ -62,6 +62,11 @@ std::string engine_family(const std::string& profile) {
   return profile;
 }
 
+std::string plan_name(const ParallelPlan& p) {
+  return "tp " + std::to_string(p.tp) + (p.ep > 1 ? " ep " + std::to_string(p.ep) : "") +
+         (p.pp > 1 ? " pp " + std::to_string(p.pp) : "") + (p.dp > 1 ? " dp " + std::to_string(p.dp) : "");
+}
+
 std::string main_rung(const RungShares& price_sources) {
   std::string rung;
   double most = 0;
@@ -85,10 +90,12 @@ double share_of_tables(const RungShares& price_sources) {
 PriceEvidence evidence_of(const Scenario& scenario, const RungShares& price_sources) {
   const InstanceSpec& first = scenario.pool.instance;
   PriceEvidence out{first.hardware.name, first.engine.name, main_rung(price_sources), first.model.name};
+  out.plan = plan_name(first.plan);
   for (const PoolSpec* pool : scenario.pools()) {
     if (pool->instance.hardware.name != out.part) out.part.clear();
     if (pool->instance.engine.name != out.engine) out.engine.clear();
     if (pool->instance.model.name != out.model) out.model.clear();
+    if (plan_name(pool->instance.plan) != out.plan) out.plan.clear();
   }
   if (scenario.workload.generator) {
     out.prompt_tokens = tokens_of(scenario.workload.generator->input);
@@ -109,6 +116,8 @@ std::vector<std::string> region_path(const std::string& metric, const PriceEvide
   path.push_back(e.model);
   path.push_back(e.engine);
   path.emplace_back(share_of_requests(metric));
+  if (e.plan.empty()) return path;
+  path.push_back(e.plan);
   if (e.prompt_tokens == 0 || e.output_tokens == 0) return path;
   path.emplace_back(balance_of(e));
   path.emplace_back(load_of(e.in_flight));

@@ -25,15 +25,18 @@ struct PriceEvidence {
   std::int64_t prompt_tokens = 0, output_tokens = 0;  // of a request; 0: a trace's
   std::int64_t in_flight = 0;                         // requests at once; 0: by rate
   double tables = 0;  // share of device time priced by measured or published tables
+  std::string plan = {};  // plan_name
 };
+// "tp 4 ep 4": of an instance, widths of 1 left out but tp's.
+std::string plan_name(const ParallelPlan& plan);
 using RungShares = std::vector<std::pair<std::string, double>>;
 PriceEvidence evidence_of(const Scenario& scenario, const RungShares& price_sources);
 std::string main_rung(const RungShares& price_sources);
 double share_of_tables(const RungShares& price_sources);
 
 // Where among figures of its quantity one of this metric stands, from the widest region to the narrowest:
-// rung; part and engine family; model; engine profile; middle or tail of the requests; whether prompts or
-// outputs make up four fifths of the tokens; requests at once. Ends where the evidence does.
+// rung; part and engine family; model; engine profile; middle or tail of the requests; parallel plan; whether
+// prompts or outputs make up four fifths of the tokens; requests at once. Ends where the evidence does.
 std::vector<std::string> region_path(const std::string& metric, const PriceEvidence& evidence);
 
 }  // namespace orrery

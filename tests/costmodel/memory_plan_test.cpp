@@ -12,6 +12,8 @@
 #include "costmodel/expanded_context.h"
 #include "costmodel/hand_spec.h"
 #include "costmodel/instance_spec.h"
+#include "costmodel/memory_doubt.h"
+#include "costmodel/profile_folder.h"
 #include "costmodel/shared_data.h"
 
 using namespace orrery;
@@ -253,4 +255,52 @@ TEST_CASE("vLLM makes room for a piece of expanded context of every head on the 
     return plan_memory(h200("deepseek-v3", plan + shorter)).value().activation_peak.value();
   };
   CHECK(activations("parallel: {tp: 1, dp: 8, ep: 8}\n") > activations("parallel: {tp: 8}\n") + 3.0e9);
+}
+
+TEST_CASE("a plan says how sure it is: one deviation of its items, ends as many of them to either side") {
+  const InstanceSpec spec = h200("qwen3-8b");
+  const MemoryPlan plan = plan_memory(spec).value();
+  const MemoryError& e = spec.engine.memory_error;
+  const double activations = e.activations.value * plan.activation_peak.value(),
+               graphs = e.graphs.value * plan.graphs.value(), fixed = e.fixed.value.value();
+  CHECK(plan.kv_deviation.value() ==
+        Approx(std::sqrt(activations * activations + graphs * graphs + fixed * fixed)));
+  const double block = plan.kv_available.value() / static_cast<double>(plan.kv_blocks);
+  const KvInterval one = kv_interval(plan, 1), two = kv_interval(plan, 2);
+  CHECK(static_cast<double>(plan.kv_blocks - one.low) ==
+        Approx(plan.kv_deviation.value() / block).margin(1.01));
+  CHECK(static_cast<double>(one.high - plan.kv_blocks) ==
+        Approx(plan.kv_deviation.value() / block).margin(1.01));
+  CHECK(two.low < one.low);
+  CHECK(two.high > one.high);
+  CHECK(kv_interval(plan, 1e9).low == 0);
+  CHECK(holds(plan.to_table(2), "90 % interval: " + std::to_string(two.low) + " to " +
+                                    std::to_string(two.high) + " blocks"));
+  CHECK_FALSE(holds(plan.to_table(), "90 % interval"));
+  // TensorRT-LLM takes nine tenths of what is left, and of what that is off by.
+  const InstanceSpec trt = instance("hardware: h200\nmodel: qwen3-8b\nengine: tensorrt-llm-1.2\n");
+  const InstanceSpec half = instance(
+      "hardware: h200\nmodel: qwen3-8b\nengine: tensorrt-llm-1.2\n"
+      "engine_args: {kv_cache_config: {free_gpu_memory_fraction: 0.45}}\n");
+  CHECK(plan_memory(half).value().kv_deviation.value() ==
+        Approx(plan_memory(trt).value().kv_deviation.value() / 2));
+}
+
+TEST_CASE("blocks that were given are not in doubt") {
+  for (const char* const given : {"engine_args: {num_gpu_blocks_override: 5000}\n",
+                                  "engine_args: {kv_cache_memory_bytes: 30000000000}\n"}) {
+    const MemoryPlan plan = plan_memory(h200("qwen3-8b", given)).value();
+    CHECK(plan.kv_deviation.value() == 0);
+    CHECK(kv_interval(plan, 3).low == plan.kv_blocks);
+    CHECK(kv_interval(plan, 3).high == plan.kv_blocks);
+  }
+}
+
+TEST_CASE("every shipped engine says how sure its memory plan is") {
+  for (const std::string& name : profile_names("engine_profiles")) {
+    INFO(name);
+    const auto engine = load_engine(name, ".");
+    REQUIRE(engine.ok());
+    CHECK(engine->memory_error.present());
+  }
 }

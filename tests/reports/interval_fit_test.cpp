@@ -274,6 +274,77 @@ TEST_CASE("shipped corrections are of today's rules and profiles") {
   CHECK(text->find("{file: profiles, digest: \"" + digest_text(*profiles) + "\"}") != std::string::npos);
 }
 
+TEST_CASE("block counts say how many deviations of the memory plan nine in ten lie within") {
+  // Plans of 10,000 blocks that claim a deviation of 50; what is logged scatters by 100.
+  std::vector<ScoreRow> rows;
+  RandomStream stream(3, RandomPurpose::perturbation, 1);
+  for (int i = 0; i < 200; ++i) {
+    ScoreRow row;
+    row.group = "h100, vllm, model " + std::to_string(i) + ", tp 1, by rate";
+    row.interval = row.pooled = true;
+    ComparedMetric& m = row.metric;
+    m.name = capacity_metric;
+    m.predicted = 10000;
+    m.low = m.prices_low = 10000 - 50 * normal_deviations;
+    m.high = m.prices_high = 10000 + 50 * normal_deviations;
+    m.measured = 10000 + 100 * det_log(stream.log_normal(0, 1));
+    rows.push_back(row);
+  }
+  const IntervalCorrections c = fit_intervals(rows);
+  CHECK(c.pools.empty());
+  CHECK(c.capacity.cases > 80);
+  CHECK(c.capacity.deviations == Approx(2 * normal_deviations).epsilon(0.2));
+  int scored = 0, inside = 0;
+  for (const ScoreRow& row : rows) {
+    if (is_fitted_half(row.group)) continue;
+    ++scored;
+    inside += std::abs(row.metric.measured - 10000) <= 50 * c.capacity.deviations;
+  }
+  CHECK(static_cast<double>(inside) / scored == Approx(0.9).margin(0.07));
+  // The other half has no part in it, and eight cases cannot say it.
+  std::vector<ScoreRow> few;
+  for (ScoreRow& row : rows) {
+    if (!is_fitted_half(row.group))
+      row.metric.measured *= 2;
+    else if (few.size() < 8)
+      few.push_back(row);
+  }
+  CHECK(fit_intervals(rows).capacity.deviations == c.capacity.deviations);
+  CHECK(fit_intervals(few).capacity.deviations == normal_deviations);
+  // Blocks that were given claim no deviation, and say nothing.
+  for (ScoreRow& row : few) row.metric.prices_low = row.metric.prices_high = 10000;
+  CHECK(fit_intervals(few).capacity.rows == 0);
+  const Folder folder;
+  REQUIRE(write_file_atomically(folder.path + "/c.yaml", corrections_yaml(c, {})).ok());
+  const auto read = load_interval_corrections(folder.path + "/c.yaml");
+  REQUIRE(read.ok());
+  CHECK(read->capacity.deviations == c.capacity.deviations);
+  CHECK(read->capacity.cases == c.capacity.cases);
+}
+
+TEST_CASE("regions that differ from one another scatter by what is left in each") {
+  // Two models, 30 % above and below the prediction, each within 2 %.
+  FigureRegions regions("tpot_ms");
+  std::vector<ScoreRow> rows = made_up(400, 1);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    ScoreRow& row = rows[i];
+    const bool slow = i / 4 % 2 == 0;
+    row.model = row.evidence.model = slow ? "slow" : "quick";
+    row.metric.measured = 10 * (slow ? 1.3 : 0.7) * (i % 4 < 2 ? 1.01 : 0.99);
+    regions.add(row);
+  }
+  regions.close();
+  for (const std::size_t i : {0U, 4U}) {
+    const IntervalRegion at = regions.without_its_case(rows[i]);
+    CHECK(at.centre == Approx(std::log(i == 0 ? 1.3 : 0.7)).margin(0.03));
+    CHECK(at.spread < 0.05);  // not 0.3, how far the models lie apart
+  }
+  // A third model, of one figure, has the spread of what is known around: far less than between the two.
+  std::map<std::string, IntervalRegion> listed;
+  regions.append(listed);
+  CHECK(listed.at("tpot_ms").spread < 0.05);
+}
+
 TEST_CASE("corrections are read as they were written") {
   const Folder folder;
   const std::string path = folder.path + "/c.yaml";
@@ -302,15 +373,17 @@ TEST_CASE("where a figure stands is said as far as it is known") {
   CHECK(region_path("tpot_ms.mean", {"", "", "published", "m"}) == Path{"published"});
   CHECK(region_path("ttft_ms.p99", e) ==
         Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9", "tail"});
+  e.plan = "tp 8";
   e.prompt_tokens = 8192;
   e.output_tokens = 1024;
   CHECK(region_path("ttft_ms.p50", e) ==
-        Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9", "middle", "prompts", "by rate"});
+        Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9", "middle", "tp 8", "prompts",
+             "by rate"});
   e.output_tokens = 8192;
   e.in_flight = 16;
   const Path path = region_path("throughput.output_tokens_per_s", e);
-  CHECK(path[5] == "both");
-  CHECK(path[6] == "16 to 63");
+  CHECK(path[6] == "both");
+  CHECK(path[7] == "16 to 63");
   CHECK(share_of_tables({{"measured", 0.1}, {"published", 0.85}, {"roofline", 0.05}}) == Approx(0.95));
   CHECK(share_of_tables({}) == 0);
 }

@@ -122,6 +122,9 @@ class Outputs(unittest.TestCase):
             group, _, name = metric.partition(".")
             self.assertTrue(low <= s[group][name] <= high, metric)
         self.assertLess(s["interval_90"]["ttft_ms.p50"][0], s["interval_90"]["ttft_ms.p50"][1])
+        low, high = s["interval_90"]["kv_cache.tokens"]
+        self.assertLess(low, s["kv_cache"]["tokens"])
+        self.assertLess(s["kv_cache"]["tokens"], high)
 
     def test_steps(self):
         steps = read_csv(self.out / "steps.csv")

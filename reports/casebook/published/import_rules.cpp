@@ -168,6 +168,10 @@ Result<ImportRules> load_import_rules(const std::string& path) {
                                    row.optional("quantization").scalar_text(),
                                    row.optional("kv_cache_dtype").scalar_text()});
   for (const Yaml& row : root.require("settings").items()) rules.settings.push_back(read_setting(row));
+  if (const Yaml most = root.optional("most_of_peak"); most.present()) {
+    rules.most_of_peak = most.require("share").number(0, 0, 1);
+    most.require("why").text();
+  }
   for (const Yaml& row : root.require("bars").items())
     rules.bars.push_back({read_names(row.optional("hardware")), read_names(row.optional("engine")),
                           row.require("quantity").text(), row.require("median_abs_percent").number(10, 0)});

@@ -98,6 +98,7 @@ struct ImportRules {
   std::vector<std::pair<std::string, int>> named_versions;  // "nightly 2026-02" → 0.16
   std::vector<QuantizationRule> quantizations;
   std::vector<RunSetting> settings;
+  double most_of_peak = 0;  // of the part's matrix rate; 0: not looked at (beyond_part.h)
   std::vector<AccuracyBar> bars;
   std::vector<RowExplanation> explanations;  // the first that holds is printed
 };

@@ -11,20 +11,11 @@
 #include "base/text.h"
 #include "base/yaml_reader.h"
 #include "reports/casebook/case_comparison.h"
+#include "reports/casebook/published/beyond_part.h"
 #include "reports/casebook/published/price_journal.h"
 #include "reports/casebook/score_rows.h"
 
 namespace orrery {
-
-namespace {
-
-PricedSetup leave_out(const Errors& errors) {
-  PricedSetup out;
-  const Error& first = errors.front();
-  out.rule = first.kind == ErrorKind::infeasible ? RowRule::does_not_fit : RowRule::refused;
-  out.why = first.key.empty() ? first.message : first.key + ": " + first.message;
-  return out;
-}
 
 Result<Scenario> read_setup(const PublishedSetup& setup) {
   ORRERY_TRY(document, YamlDocument::parse(setup.scenario, "published row"));
@@ -36,6 +27,16 @@ Result<Scenario> read_setup(const PublishedSetup& setup) {
   if (!errors.empty()) return errors;
   ORRERY_TRY_STATUS(plan_pools(scenario));
   return scenario;
+}
+
+namespace {
+
+PricedSetup leave_out(const Errors& errors) {
+  PricedSetup out;
+  const Error& first = errors.front();
+  out.rule = first.kind == ErrorKind::infeasible ? RowRule::does_not_fit : RowRule::refused;
+  out.why = first.key.empty() ? first.message : first.key + ": " + first.message;
+  return out;
 }
 
 // The spread of perturbed runs over fewer requests, relative to the nominal run over the same ones; a metric
@@ -227,6 +228,7 @@ bool concerns(const std::vector<std::string>& names, const std::string& name) {
 Result<PublishedBoard> price_published(std::vector<FigureRow> rows, const ImportRules& rules,
                                        const BoardOptions& options) {
   PublishedImport import = import_rows(rows, rules);
+  leave_out_impossible(rows, rules, import);
   PublishedBoard out;
   ORRERY_TRY(priced, price_setups(import, options));
   out.priced = std::move(priced);

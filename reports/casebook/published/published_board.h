@@ -61,6 +61,9 @@ struct PublishedBoard {
   int runs = 0;
 };
 
+// Its memory planned. Errors: what this version does not model, what does not fit.
+Result<Scenario> read_setup(const PublishedSetup& setup);
+
 // Errors: interrupted. A setup that cannot be simulated is no error, its rows are left out. The same whatever
 // the number of threads.
 Result<PublishedBoard> price_published(std::vector<FigureRow> rows, const ImportRules& rules,

@@ -30,9 +30,10 @@ enum class RowRule : std::uint8_t {
   fitted,          // a figure of the engine's profile was made from it
   refused,         // Orrery does not model this deployment (the error says why)
   does_not_fit,    // weights and cache do not fit as described
-  no_answer        // the simulation gives no value: no request was answered
+  no_answer,       // the simulation gives no value: no request was answered
+  impossible       // read as it stands it asks for more than the part's matrix rate (beyond_part.h)
 };
-constexpr std::size_t row_rules = 18;
+constexpr std::size_t row_rules = 19;
 const char* to_string(RowRule rule);
 const char* meaning(RowRule rule);  // for people
 // A row left out by such a rule can be priced as if the rule did not hold (llama.cpp as vLLM, drafts as

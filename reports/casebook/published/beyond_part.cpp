@@ -1,0 +1,76 @@
+#include "reports/casebook/published/beyond_part.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "base/text.h"
+#include "reports/casebook/published/published_board.h"
+
+namespace orrery {
+
+namespace {
+
+// Where rows of one measurement stand.
+std::string file_of(const FigureRow& row) {
+  const std::string& note = row[FigureColumn::note];
+  const std::string key = "source_file=";
+  const std::size_t begin = note.find(key);
+  if (begin == std::string::npos) return row[FigureColumn::locator];
+  return note.substr(begin + key.size(), note.find(';', begin) - begin - key.size());
+}
+
+struct RunTimes {
+  double ttft_ms = 0, tpot_ms = 0;
+};
+
+// 0: it cannot be said of this setup.
+double share_of_peak(const PublishedSetup& setup, const RunTimes& times) {
+  const auto scenario = read_setup(setup);
+  if (!scenario.ok()) return 0;
+  const InstanceSpec& instance = scenario->pool.instance;
+  double peak = 0;
+  for (const auto& [dtype, rate] : instance.hardware.matrix_rate)
+    peak = std::max(peak, rate.value.value());
+  const ModelSpec& m = instance.model;
+  // Neither a look-up nor the head, which runs for one row of a prompt.
+  const auto products = static_cast<double>(m.active_parameters() - 2 * m.vocabulary * m.hidden);
+  const auto output = static_cast<double>(setup.output);
+  const double seconds = (times.ttft_ms + (output - 1) * times.tpot_ms) / 1000;
+  const double tokens = static_cast<double>(setup.in_flight) * (static_cast<double>(setup.input) + output);
+  if (!(peak > 0) || !(products > 0) || !(seconds > 0)) return 0;
+  return 2 * products * tokens / seconds / (peak * static_cast<double>(scenario->gpus()));
+}
+
+}  // namespace
+
+void leave_out_impossible(const std::vector<FigureRow>& rows, const ImportRules& rules,
+                          PublishedImport& import) {
+  if (!(rules.most_of_peak > 0)) return;
+  std::map<std::pair<std::string, std::size_t>, RunTimes> runs;  // locator, setup
+  for (const ImportedFigure& f : import.figures) {
+    if (f.rule != RowRule::priced || import.setups[f.setup].in_flight == 0) continue;
+    const std::string metric = import.setups[f.setup].metrics[f.metric].name();
+    RunTimes& run = runs[{rows[f.row][FigureColumn::locator], f.setup}];
+    if (metric == "ttft_ms.mean") run.ttft_ms = f.measured;
+    if (metric == "tpot_ms.mean") run.tpot_ms = f.measured;
+  }
+  std::set<std::pair<std::string, std::size_t>> flagged;
+  for (const auto& [key, times] : runs) {
+    const bool whole = times.ttft_ms > 0 && times.tpot_ms > 0;
+    if (whole && share_of_peak(import.setups[key.second], times) > rules.most_of_peak) flagged.insert(key);
+  }
+  std::set<std::string> files;
+  for (const ImportedFigure& f : import.figures) {
+    if (f.has_setup && flagged.contains({rows[f.row][FigureColumn::locator], f.setup}))
+      files.insert(file_of(rows[f.row]));
+  }
+  for (ImportedFigure& f : import.figures) {
+    if (f.rule != RowRule::priced || !files.contains(file_of(rows[f.row]))) continue;
+    f.rule = RowRule::impossible;
+    f.why = file_of(rows[f.row]);
+  }
+}
+
+}  // namespace orrery
