@@ -327,7 +327,9 @@ CandidateList combinations(const PlanSpace& space) {
 CandidateReader::CandidateReader(const PlanSpace& space, CandidateList& list, int threads,
                                  std::function<bool()> keep_going, bool bounds)
     : space_(space), list_(list), threads_(threads), keep_going_(std::move(keep_going)), bounds_(bounds),
-      outside_(list.all.size()) {}
+      outside_(list.all.size()) {
+  profiles_.expect(space.file, space.document);
+}
 CandidateReader::~CandidateReader() = default;
 
 Status CandidateReader::read(const std::vector<std::size_t>& which) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/yaml_cache.h"
 #include "costmodel/kernel_set_cache.h"
 #include "costmodel/price_table.h"
 #include "plan/space.h"
@@ -91,6 +92,7 @@ class CandidateReader {
   WorkloadRequests requests_;
   PriceTableShelf tables_;
   KernelSetCache once_;
+  YamlCache profiles_;
 };
 
 void reject(Candidate& candidate, RejectedBy stage, std::string reason);

@@ -97,34 +97,38 @@ TEST_CASE("a deployment's score is the weighted sum of what it is under each wor
 TEST_CASE("of several workloads the best is never ruled out, and bounds hold") {
   const Folder folder;
   std::uint64_t known = 0, ruled_out = 0;
-  for (const char* objective : {"cost", "gpus", "throughput", "latency", "goodput"}) {
-    for (const char* over : {"mean", "worst"}) {
-      const bool counted = std::string(objective) == "cost" || std::string(objective) == "throughput";
-      const PlanSpace space =
-          space_of(folder, two_workloads(objective, std::string("  over_workloads: ") + over + "\n" +
-                                                        (counted ? "  replicas: {up_to: 6}\n" : "")));
-      SearchOptions all;
-      all.exhaustive = true;
-      const PlanSearch exhaustive = searched(space, all), search = searched(space);
-      REQUIRE(has_choice(exhaustive));
-      REQUIRE(has_choice(search));
-      INFO(objective << " " << over);
-      CHECK(search.finalists.front().entry.score.objective ==
-            exhaustive.finalists.front().entry.score.objective);
-      ruled_out += search.saved.by_bounds;
-      BoundedSpace bounded(space, {});
-      REQUIRE(bounded.make().ok());
-      for (const PlanEntry& entry : exhaustive.left) {
-        const ObjectiveBound& bound = bounded.bound(entry.candidate);
-        if (!entry.score.meets || !bound.known) continue;
-        ++known;
-        CHECK(bound.objective <= entry.score.objective);
-        CHECK(bound.instances <= entry.score.replicas);
-      }
+  const std::pair<const char*, const char*> kinds[] = {{"cost", "mean"},
+                                                       {"gpus", "worst"},
+                                                       {"throughput", "worst"},
+                                                       {"latency", "mean"},
+                                                       {"goodput", "worst"}};
+  for (const auto& kind : kinds) {
+    const std::string objective = kind.first, over = kind.second;
+    const bool counted = objective == "cost" || objective == "throughput";
+    const PlanSpace space =
+        space_of(folder, two_workloads(objective, "  over_workloads: " + over + "\n" +
+                                                      (counted ? "  replicas: {up_to: 6}\n" : "")));
+    SearchOptions all;
+    all.exhaustive = true;
+    const PlanSearch exhaustive = searched(space, all), search = searched(space);
+    REQUIRE(has_choice(exhaustive));
+    REQUIRE(has_choice(search));
+    INFO(objective << " " << over);
+    CHECK(search.finalists.front().entry.score.objective ==
+          exhaustive.finalists.front().entry.score.objective);
+    ruled_out += search.saved.by_bounds;
+    BoundedSpace bounded(space, {});
+    REQUIRE(bounded.make().ok());
+    for (const PlanEntry& entry : exhaustive.left) {
+      const ObjectiveBound& bound = bounded.bound(entry.candidate);
+      if (!entry.score.meets || !bound.known) continue;
+      ++known;
+      CHECK(bound.objective <= entry.score.objective);
+      CHECK(bound.instances <= entry.score.replicas);
     }
   }
-  CHECK(known > 30);
-  CHECK(ruled_out > 5);
+  CHECK(known > 15);
+  CHECK(ruled_out > 2);
 }
 
 TEST_CASE("several workloads: the same bytes for any number of threads, after a stop, and from shards") {
