@@ -283,6 +283,7 @@ YamlDocument::~YamlDocument() = default;
 Result<YamlDocument> YamlDocument::parse(const std::string& text, const std::string& file_name) {
   auto state = std::make_unique<State>();
   state->file = file_name;
+  if ((state->root = known_tree(file_name, text)) != nullptr) return YamlDocument(std::move(state));
   state->root = build_tree(text, file_name, state->errors);
   if (state->root == nullptr) return state->errors;
   set_paths(*state->root, "");
@@ -291,7 +292,9 @@ Result<YamlDocument> YamlDocument::parse(const std::string& text, const std::str
 
 Result<YamlDocument> YamlDocument::load(const std::string& path) {
   ORRERY_TRY(text, read_text_file(path, 8u << 20));
-  return parse(text, path);
+  auto document = parse(text, path);
+  if (document.ok() && document->errors().empty()) remember_tree(path, text, *document->state_->root);
+  return document;
 }
 
 Yaml YamlDocument::root() const { return {state_->root.get(), &state_->errors}; }

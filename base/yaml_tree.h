@@ -51,6 +51,11 @@ void set_paths(YamlTree& node, const std::string& path);
 // The tree of one document, or null; then `errors` says why. A tree may come with errors as well.
 std::unique_ptr<YamlTree> build_tree(std::string_view text, const std::string& file, Errors& errors);
 
+// While a YamlCache lives (base/yaml_cache.h): a copy of what this text is known to be, or null; and makes it
+// known.
+std::unique_ptr<YamlTree> known_tree(const std::string& file, const std::string& text);
+void remember_tree(const std::string& file, const std::string& text, const YamlTree& tree);
+
 bool plain_number_shape(const std::string& t);  // JSON's numbers: no leading zeros, no '+', no '.5'
 
 }  // namespace orrery

@@ -5,6 +5,7 @@
 
 #include "plan/axes.h"
 #include "plan/parallel.h"
+#include "plan/workload_mix.h"
 
 namespace orrery {
 
@@ -44,7 +45,6 @@ Status BoundedSpace::read_graphs() {
 Status BoundedSpace::bound_graphs() {
   return in_parallel(graphs_.size(), options_.threads, [&](std::size_t g) -> Status {
     Graph& graph = graphs_[g];
-    bool any = false;
     std::string beyond;
     bool all_beyond = true;
     for (const std::size_t i : graph.members) {
@@ -59,9 +59,14 @@ Status BoundedSpace::bound_graphs() {
       const PriceTableScope scope(reader_.tables(), graph_name(candidate));
       auto pricer = StepPricer::create(candidate.scenario->pool.instance, candidate.scenario->what_if);
       if (!pricer.ok()) continue;  // said when it was looked at closer
-      const GraphBound bound = bound_graph(space_, *candidate.scenario, load_, *pricer);
-      graph.bound = any ? weaker(graph.bound, bound) : bound;
-      any = true;
+      const bool first = graph.bounds.empty();
+      for (std::size_t w = 0; w < loads_.size(); ++w) {
+        const GraphBound bound = bound_graph(space_, candidate.under(w), loads_[w], *pricer);
+        if (first)
+          graph.bounds.push_back(bound);
+        else
+          graph.bounds[w] = weaker(graph.bounds[w], bound);
+      }
     }
     if (all_beyond) graph.beyond = beyond;
     return ok_status();
@@ -78,7 +83,10 @@ void BoundedSpace::bound_candidates() {
         reject(candidate, RejectedBy::bound, graph.beyond);
         continue;
       }
-      bounds_[i] = bound_objective(space_, load_, graph.bound, own_sequences(candidate));
+      if (graph.bounds.empty()) continue;
+      const std::int64_t sequences = own_sequences(candidate);
+      bounds_[i] = loads_.size() == 1 ? bound_objective(space_, loads_[0], graph.bounds[0], sequences)
+                                      : combined_bound(space_, loads_, graph.bounds, sequences);
     }
   }
   bounding_s_ = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
@@ -88,14 +96,15 @@ Status BoundedSpace::make() {
   ORRERY_TRY_STATUS(read_graphs());
   ORRERY_TRY(requests, reader_.requests());
   requests_ = requests;
-  if (requests_ == nullptr) return ok_status();
+  if (requests_.empty()) return ok_status();
   std::vector<std::size_t> read;
   for (const Candidate& candidate : list_.all) {
     if (candidate.read) read.push_back(candidate.index);
   }
   const auto any = std::find_if(list_.all.begin(), list_.all.end(),
                                 [](const Candidate& c) { return c.scenario != nullptr; });
-  load_ = load_facts(*any->scenario, *requests_);
+  for (std::size_t w = 0; w < requests_.size(); ++w)
+    loads_.push_back(load_facts(any->under(w), *requests_[w]));
   ORRERY_TRY_STATUS(reader_.look_closer(read));
   ORRERY_TRY_STATUS(bound_graphs());
   bound_candidates();

@@ -20,8 +20,7 @@ class BoundedSpace {
 
   CandidateList& list() { return list_; }
   CandidateReader& reader() { return reader_; }
-  const std::vector<TraceRequest>& requests() const { return *requests_; }  // in_question() > 0
-  const SharedRequests& shared_requests() const { return requests_; }
+  const WorkloadRequests& requests() const { return requests_; }  // empty: nothing could be read
   const ObjectiveBound& bound(std::size_t candidate) const { return bounds_[candidate]; }
   std::vector<std::size_t> by_bound() const;  // who is in question, the best bound first
   std::uint64_t graphs() const { return graphs_.size(); }
@@ -30,8 +29,8 @@ class BoundedSpace {
  private:
   struct Graph {
     std::vector<std::size_t> members;
-    GraphBound bound;
-    std::string beyond;  // why no member meets the SLO
+    std::vector<GraphBound> bounds;  // by workload; empty: none is known
+    std::string beyond;              // why no member meets the SLO
   };
   Status read_graphs();
   Status bound_graphs();
@@ -41,8 +40,8 @@ class BoundedSpace {
   const SearchOptions& options_;
   CandidateList list_;
   CandidateReader reader_;
-  SharedRequests requests_;
-  LoadFacts load_;
+  WorkloadRequests requests_;
+  std::vector<LoadFacts> loads_;
   std::vector<Graph> graphs_;
   std::vector<ObjectiveBound> bounds_;
   double bounding_s_ = 0;

@@ -46,11 +46,18 @@ std::string reason_of(const PlanSpace& space, const Errors& errors) {
   return reason;
 }
 
-Result<std::string> document_of(const PlanSpace& space, const PlanShape& shape, const Candidate& candidate) {
+// Under workload number `workload`.
+Result<std::string> document_of(const PlanSpace& space, const PlanShape& shape, const Candidate& candidate,
+                                std::size_t workload) {
   ORRERY_TRY(document, YamlDocument::parse(space.document, space.file));
   if (!shape.deployment.empty()) ORRERY_TRY_STATUS(document.set("deployment=" + shape.deployment));
   for (const auto& [key, value] : candidate.values)
     ORRERY_TRY_STATUS(document.set("deployment." + key + "=" + value));
+  if (!space.workloads.empty()) {
+    const PlanWorkload& own = space.workloads[workload];
+    ORRERY_TRY_STATUS(document.set("workload=" + own.workload));
+    if (!own.slo.empty()) ORRERY_TRY_STATUS(document.set("slo=" + own.slo));
+  }
   return document.dump();
 }
 
@@ -81,14 +88,17 @@ std::string uncountable(const Scenario& scenario) {
   return fixed.empty() ? "" : "`search.replicas` counts instances, but " + fixed + "; vary replicas";
 }
 
-// What is wrong outside `deployment`: a mistake of the file where every candidate has it.
-Errors outside_deployment(const PlanSpace& space, const Errors& errors) {
+// What is wrong outside `deployment`: a mistake of the file where every candidate has it. Of one of several
+// workloads the key is that of the list.
+Errors outside_deployment(const PlanSpace& space, const Errors& errors, std::size_t workload) {
   Errors outside;
   for (const Error& error : errors) {
     if (error.key.empty() || error.key.starts_with("deployment") || error.kind != ErrorKind::invalid_input)
       continue;
     outside.push_back(error);
     outside.back().where = {space.file, 0, 0};
+    if (!space.workloads.empty() && (error.key.starts_with("workload") || error.key.starts_with("slo")))
+      outside.back().key = "search.workloads[" + std::to_string(workload) + "]." + error.key;
   }
   return outside;
 }
@@ -109,17 +119,30 @@ Errors mistakes_of_file(const std::vector<std::optional<Errors>>& outside) {
   return common;
 }
 
-void judge(const PlanSpace& space, Candidate& candidate, Errors& outside) {
+// "" where there is one only.
+std::string under_which(const PlanSpace& space, std::size_t workload) {
+  return space.workloads.empty() ? "" : "under " + space.workloads[workload].name + ": ";
+}
+
+// The scenario under a workload; null, and rejected, where it is none.
+std::shared_ptr<Scenario> load_under(const PlanSpace& space, Candidate& candidate,
+                                     const std::string& document, std::size_t workload, Errors& outside) {
   ScenarioOptions options;
-  options.document = candidate.document;
+  options.document = document;
   auto loaded = load_scenario(space.file, options);
-  if (!loaded.ok()) {
-    outside = outside_deployment(space, loaded.errors());
-    const bool memory = loaded.errors().front().kind == ErrorKind::infeasible;
-    return reject(candidate, memory ? RejectedBy::memory : RejectedBy::configuration,
-                  reason_of(space, loaded.errors()));
-  }
-  auto scenario = std::make_shared<Scenario>(std::move(loaded).value());
+  if (loaded.ok()) return std::make_shared<Scenario>(std::move(loaded).value());
+  const Errors own = outside_deployment(space, loaded.errors(), workload);
+  outside.insert(outside.end(), own.begin(), own.end());
+  const bool memory = loaded.errors().front().kind == ErrorKind::infeasible;
+  const std::string which = workload == 0 ? "" : under_which(space, workload);  // mostly the deployment's
+  reject(candidate, memory ? RejectedBy::memory : RejectedBy::configuration,
+         which + reason_of(space, loaded.errors()));
+  return nullptr;
+}
+
+void judge(const PlanSpace& space, Candidate& candidate, Errors& outside) {
+  auto scenario = load_under(space, candidate, candidate.document, 0, outside);
+  if (scenario == nullptr) return;
   for (const PoolSpec* pool : scenario->pools()) candidate.parts.push_back(pool->instance.hardware.name);
   if (space.most_replicas > 0) {
     if (std::string reason = uncountable(*scenario); !reason.empty())
@@ -128,6 +151,15 @@ void judge(const PlanSpace& space, Candidate& candidate, Errors& outside) {
   }
   if (std::string reason = beyond_owned(space, *scenario); !reason.empty())
     return reject(candidate, RejectedBy::owned, std::move(reason));
+  for (std::size_t w = 1; w < space.workload_count(); ++w) {
+    auto document = document_of(space, space.shapes[candidate.shape_number], candidate, w);
+    if (!document.ok())
+      return reject(candidate, RejectedBy::configuration, reason_of(space, document.errors()));
+    auto other = load_under(space, candidate, *document, w, outside);
+    if (other == nullptr) return;
+    if (space.most_replicas > 0) other->pool.replicas = 1;
+    candidate.further.push_back(std::move(other));
+  }
   candidate.scenario = std::move(scenario);
 }
 
@@ -206,20 +238,26 @@ std::string results_key(const PlanSpace& space, const Scenario& scenario,
 }
 
 // With its key; or why it is none after all.
-void give_key(const PlanSpace& space, const SharedRequests& requests, bool bounds, Candidate& candidate) {
-  auto scenario = std::make_shared<Scenario>(*candidate.scenario);
-  give_requests(*scenario, requests);
-  std::vector<StepPricer> pricers;
-  for (const PoolSpec* pool : scenario->pools()) {
-    auto pricer = StepPricer::create(pool->instance, scenario->what_if);
+void give_key(const PlanSpace& space, const WorkloadRequests& requests, bool bounds, Candidate& candidate) {
+  std::vector<StepPricer> pricers;  // the same under every workload
+  for (const PoolSpec* pool : candidate.scenario->pools()) {
+    auto pricer = StepPricer::create(pool->instance, candidate.scenario->what_if);
     if (!pricer.ok()) return reject(candidate, RejectedBy::configuration, reason_of(space, pricer.errors()));
     pricers.push_back(std::move(pricer).value());
   }
-  candidate.scenario = scenario;
-  candidate.key = results_key(space, *scenario, pricers);
-  if (!bounds) return;
-  if (std::string reason = beyond_slo(*scenario, *requests, pricers.front()); !reason.empty())
-    reject(candidate, RejectedBy::bound, std::move(reason));
+  std::string beyond;
+  candidate.further_keys.resize(candidate.further.size());
+  for (std::size_t w = 0; w < requests.size(); ++w) {
+    auto scenario = std::make_shared<Scenario>(candidate.under(w));
+    give_requests(*scenario, requests[w]);
+    (w == 0 ? candidate.key : candidate.further_keys[w - 1]) = results_key(space, *scenario, pricers);
+    if (bounds && beyond.empty()) {
+      beyond = beyond_slo(*scenario, *requests[w], pricers.front());
+      if (!beyond.empty()) beyond = under_which(space, w) + beyond;
+    }
+    (w == 0 ? candidate.scenario : candidate.further[w - 1]) = std::move(scenario);
+  }
+  if (!beyond.empty()) reject(candidate, RejectedBy::bound, std::move(beyond));
 }
 
 // Where everything is refused for one and the same reason, the reason lies in what all share.
@@ -244,6 +282,7 @@ void reject(Candidate& candidate, RejectedBy stage, std::string reason) {
   candidate.rejected = stage;
   candidate.reason = std::move(reason);
   candidate.scenario.reset();
+  candidate.further.clear();
 }
 
 const char* to_string(RejectedBy stage) {
@@ -288,7 +327,9 @@ CandidateList combinations(const PlanSpace& space) {
 CandidateReader::CandidateReader(const PlanSpace& space, CandidateList& list, int threads,
                                  std::function<bool()> keep_going, bool bounds)
     : space_(space), list_(list), threads_(threads), keep_going_(std::move(keep_going)), bounds_(bounds),
-      outside_(list.all.size()) {}
+      outside_(list.all.size()) {
+  profiles_.expect(space.file, space.document);
+}
 CandidateReader::~CandidateReader() = default;
 
 Status CandidateReader::read(const std::vector<std::size_t>& which) {
@@ -297,7 +338,7 @@ Status CandidateReader::read(const std::vector<std::size_t>& which) {
     if (candidate.read) return ok_status();
     if (keep_going_ && !keep_going_()) return make_error(ErrorKind::interrupted, "interrupted");
     candidate.read = true;
-    auto document = document_of(space_, space_.shapes[candidate.shape_number], candidate);
+    auto document = document_of(space_, space_.shapes[candidate.shape_number], candidate, 0);
     if (!document.ok()) {
       reject(candidate, RejectedBy::configuration, reason_of(space_, document.errors()));
       return ok_status();
@@ -315,13 +356,17 @@ Status CandidateReader::check() const {
   return ok_status();
 }
 
-Result<SharedRequests> CandidateReader::requests() {
-  if (requests_ != nullptr) return requests_;
+Result<WorkloadRequests> CandidateReader::requests() {
+  if (!requests_.empty()) return requests_;
   const auto some = std::find_if(list_.all.begin(), list_.all.end(),
                                  [](const Candidate& c) { return c.scenario != nullptr; });
-  if (some == list_.all.end()) return SharedRequests();
-  ORRERY_TRY(read, read_requests(*some->scenario, space_.growth * space_.peak));
-  requests_ = std::move(read);
+  if (some == list_.all.end()) return WorkloadRequests();
+  WorkloadRequests all;
+  for (std::size_t w = 0; w < space_.workload_count(); ++w) {
+    ORRERY_TRY(read, read_requests(some->under(w), space_.growth * space_.peak));
+    all.push_back(std::move(read));
+  }
+  requests_ = std::move(all);
   return requests_;
 }
 
@@ -345,7 +390,7 @@ Result<CandidateList> list_candidates(const PlanSpace& space, int threads, Share
   ORRERY_TRY_STATUS(reader.read(all));
   ORRERY_TRY_STATUS(reader.check());
   ORRERY_TRY(found, reader.requests());
-  requests = std::move(found);
+  requests = found.empty() ? nullptr : found.front();
   if (requests != nullptr) ORRERY_TRY_STATUS(reader.look_closer(all));
   return list;
 }

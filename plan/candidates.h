@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/yaml_cache.h"
 #include "costmodel/kernel_set_cache.h"
 #include "costmodel/price_table.h"
 #include "plan/space.h"
@@ -30,14 +31,22 @@ struct Candidate {
   std::string shape;        // its name; empty where there is one only
   std::vector<std::pair<std::string, std::string>> values;  // key below `deployment`, value as written
   std::size_t shape_number = 0;
-  std::string document;                      // the scenario; empty until it is read
-  std::shared_ptr<const Scenario> scenario;  // null where it is none, or was not read
-  bool read = false;                         // candidates that a bound rules out need not be
-  std::string key;                           // of its results: a digest of all its figures
+  std::string document;                                  // the scenario; empty until it is read
+  std::shared_ptr<const Scenario> scenario;              // null where it is none, or was not read
+  std::vector<std::shared_ptr<const Scenario>> further;  // under the second workload, the third, …
+  std::vector<std::string> further_keys;
+  bool read = false;  // candidates that a bound rules out need not be
+  std::string key;    // of its results: a digest of all its figures
   RejectedBy rejected = RejectedBy::nothing;
   std::string reason;
   std::vector<std::string> parts;  // names of its hardware, once it could be read
-  std::string label() const;       // "colocated: hardware h200, parallel.tp 2"
+  const Scenario& under(std::size_t workload) const {
+    return workload == 0 ? *scenario : *further[workload - 1];
+  }
+  const std::string& key_under(std::size_t workload) const {
+    return workload == 0 ? key : further_keys[workload - 1];
+  }
+  std::string label() const;  // "colocated: hardware h200, parallel.tp 2"
 };
 
 struct CandidateList {
@@ -47,6 +56,7 @@ struct CandidateList {
 };
 
 using SharedRequests = std::shared_ptr<const std::vector<TraceRequest>>;
+using WorkloadRequests = std::vector<SharedRequests>;  // by workload
 
 // In the order of the file, the last key of a shape varying fastest; none is read.
 CandidateList combinations(const PlanSpace& space);
@@ -66,8 +76,8 @@ class CandidateReader {
   ~CandidateReader();
   // As documents and scenarios; what is none keeps its reason.
   Status read(const std::vector<std::size_t>& which);
-  Status check() const;               // after the first reading: what is wrong with all that were read
-  Result<SharedRequests> requests();  // of the first that is a scenario; null where there is none
+  Status check() const;                 // after the first reading: what is wrong with all that were read
+  Result<WorkloadRequests> requests();  // of the first that is a scenario; empty where there is none
   // With their keys, or why they are none after all; read() before.
   Status look_closer(const std::vector<std::size_t>& which);
   PriceTableShelf& tables() { return tables_; }
@@ -79,9 +89,10 @@ class CandidateReader {
   std::function<bool()> keep_going_;
   bool bounds_;
   std::vector<std::optional<Errors>> outside_;  // of `deployment`, by candidate
-  SharedRequests requests_;
+  WorkloadRequests requests_;
   PriceTableShelf tables_;
   KernelSetCache once_;
+  YamlCache profiles_;
 };
 
 void reject(Candidate& candidate, RejectedBy stage, std::string reason);

@@ -12,8 +12,8 @@ namespace orrery {
 
 namespace {
 
-const Scenario& scenario_of(const PlanSearch& search, const PlanEntry& entry) {
-  return *search.candidates.all[entry.candidate].scenario;
+const Candidate& candidate_of(const PlanSearch& search, const PlanEntry& entry) {
+  return search.candidates.all[entry.candidate];
 }
 
 std::string percent(double share) { return format_fixed(share * 100, share < 0.1 ? 1 : 0) + " %"; }
@@ -21,19 +21,26 @@ std::string percent(double share) { return format_fixed(share * 100, share < 0.1
 struct LimitRoom {
   const char* name;
   double value, limit;
+  std::size_t workload = 0;
   double room() const { return limit / value - 1; }  // how much longer it may take
 };
 
-// Limits of the SLO with what stands at its percentile, the nearest first.
-std::vector<LimitRoom> rooms_of(const Scenario& scenario, const PlanScore& s) {
+// Limits of the SLO with what stands at its percentile, of every workload, the nearest first.
+std::vector<LimitRoom> rooms_of(const Candidate& candidate, const PlanScore& score) {
   std::vector<LimitRoom> rooms;
-  if (scenario.slo.ttft_ms > 0 && s.ttft_ms > 0)
-    rooms.push_back({"ttft_ms", s.ttft_ms, scenario.slo.ttft_ms});
-  if (scenario.slo.tpot_ms > 0 && s.tpot_ms > 0)
-    rooms.push_back({"tpot_ms", s.tpot_ms, scenario.slo.tpot_ms});
+  for (std::size_t w = 0; w <= candidate.further.size(); ++w) {
+    const SloSpec& slo = candidate.under(w).slo;
+    const PlanScore& s = score.each.empty() ? score : score.each[w];
+    if (slo.ttft_ms > 0 && s.ttft_ms > 0) rooms.push_back({"ttft_ms", s.ttft_ms, slo.ttft_ms, w});
+    if (slo.tpot_ms > 0 && s.tpot_ms > 0) rooms.push_back({"tpot_ms", s.tpot_ms, slo.tpot_ms, w});
+  }
   std::stable_sort(rooms.begin(), rooms.end(),
                    [](const LimitRoom& a, const LimitRoom& b) { return a.room() < b.room(); });
   return rooms;
+}
+
+std::string under_which(const PlanSpace& space, std::size_t workload) {
+  return space.workloads.empty() ? "" : " (" + space.workloads[workload].name + ")";
 }
 
 std::string label_of(const PlanSearch& search, const PlanEntry& entry) {
@@ -52,8 +59,8 @@ std::string only_part(const Scenario& scenario) {
 
 // At which price of its part the other one would cost as much.
 std::string price_flip(const PlanSearch& search, const PlanEntry& choice, const PlanEntry& next) {
-  const std::string part = only_part(scenario_of(search, choice)),
-                    other = only_part(scenario_of(search, next));
+  const std::string part = only_part(*candidate_of(search, choice).scenario),
+                    other = only_part(*candidate_of(search, next).scenario);
   const double own = choice.score.usd_per_million, its = next.score.usd_per_million;
   if (part.empty() || other.empty() || part == other || own <= 0 || its <= 0 || next.score.gpus == 0)
     return "";
@@ -108,8 +115,8 @@ std::vector<std::string> would_change(const PlanSpace& space, const PlanSearch& 
   std::vector<std::string> out;
   if (search.finalists.empty() || !search.finalists.front().entry.score.meets) return out;
   const PlanEntry& choice = search.finalists.front().entry;
-  for (const LimitRoom& room : rooms_of(scenario_of(search, choice), choice.score)) {
-    out.push_back("slo." + std::string(room.name) + " is met with " +
+  for (const LimitRoom& room : rooms_of(candidate_of(search, choice), choice.score)) {
+    out.push_back("slo." + std::string(room.name) + under_which(space, room.workload) + " is met with " +
                   format_number(std::round(room.value * 10) / 10) + " ms at its percentile, limit " +
                   format_number(room.limit) + ": " + percent(room.room()) +
                   " longer, and the choice misses it.");
@@ -144,7 +151,7 @@ std::vector<std::string> would_change(const PlanSpace& space, const PlanSearch& 
 
 const PlanEntry& nearest_missing(const PlanSearch& search) {
   const auto room = [&](const Finalist& f) {
-    const std::vector<LimitRoom> rooms = rooms_of(scenario_of(search, f.entry), f.entry.score);
+    const std::vector<LimitRoom> rooms = rooms_of(candidate_of(search, f.entry), f.entry.score);
     return rooms.empty() ? 0 : rooms.front().room();
   };
   const auto answers = [](const Finalist& f) { return f.entry.score.requests_per_s > 0; };
@@ -155,13 +162,13 @@ const PlanEntry& nearest_missing(const PlanSearch& search) {
       ->entry;
 }
 
-std::string missed_limits(const Scenario& scenario, const PlanScore& score) {
+std::string missed_limits(const PlanSpace& space, const Candidate& candidate, const PlanScore& score) {
   std::string out;
-  const std::vector<LimitRoom> rooms = rooms_of(scenario, score);
+  const std::vector<LimitRoom> rooms = rooms_of(candidate, score);
   for (const LimitRoom& room : rooms) {
     out += "; " + std::string(std::string(room.name) == "ttft_ms" ? "TTFT" : "TPOT") +
-           " at that percentile " + format_fixed(room.value, room.value < 100 ? 1 : 0) + " ms, limit " +
-           format_number(room.limit);
+           under_which(space, room.workload) + " at that percentile " +
+           format_fixed(room.value, room.value < 100 ? 1 : 0) + " ms, limit " + format_number(room.limit);
     if (room.room() < 0) out += " (" + percent(-room.room() / (1 + room.room())) + " too long)";
   }
   if (rooms.empty() || rooms.front().room() >= 0)
@@ -171,8 +178,8 @@ std::string missed_limits(const Scenario& scenario, const PlanScore& score) {
   // As the run stands, a request that misses one limit for the other's sake is not counted here: an estimate.
   const double digits = rooms.front().value < 10 ? 100 : 10;
   const double enough = std::ceil(rooms.front().value * digits) / digits;
-  return out + ". Relax slo." + rooms.front().name + " to about " + format_number(enough) +
-         ", own more GPUs, or offer less";
+  return out + ". Relax slo." + rooms.front().name + under_which(space, rooms.front().workload) +
+         " to about " + format_number(enough) + ", own more GPUs, or offer less";
 }
 
 }  // namespace orrery

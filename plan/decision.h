@@ -17,7 +17,7 @@ const PlanEntry& nearest_missing(const PlanSearch& search);
 
 // What the nearest deployment misses of its SLO, by how much, and which limit to relax to what: sentences
 // with a blank before each, for messages. `entry` misses it.
-std::string missed_limits(const Scenario& scenario, const PlanScore& score);
+std::string missed_limits(const PlanSpace& space, const Candidate& candidate, const PlanScore& score);
 
 // Of candidates none of which was run: who is nearest to being allowed, by how much it misses, and what to
 // change. "" where no figure says how near anybody is.

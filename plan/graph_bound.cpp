@@ -178,7 +178,7 @@ GraphBound weaker(const GraphBound& a, const GraphBound& b) {
 }
 
 ObjectiveBound bound_objective(const PlanSpace& space, const LoadFacts& load, const GraphBound& graph,
-                               std::int64_t sequences) {
+                               std::int64_t sequences, std::int64_t least) {
   ObjectiveBound out;
   if (!graph.known) return out;
   out.known = true;
@@ -191,6 +191,7 @@ ObjectiveBound bound_objective(const PlanSpace& space, const LoadFacts& load, co
     out.instances = 1;
     if (load.deadline_s > 0)
       out.instances = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(busy / load.deadline_s)));
+    out.instances = std::max(out.instances, least);
   }
   const double instances = static_cast<double>(out.instances), gpus = instances * graph.gpus;
   // Some more instances may end a load sooner that one cannot keep up with: then only arrivals bound it.

@@ -49,9 +49,10 @@ struct ObjectiveBound {
   double objective = 0;        // no less is reached by who meets it (smaller is better, PlanScore::objective)
   bool known = false;
 };
-// `sequences`: the most of a step; 0: the graph's.
+// `sequences`: the most of a step; 0: the graph's. `least`: that so many instances are needed is known from
+// elsewhere.
 ObjectiveBound bound_objective(const PlanSpace& space, const LoadFacts& load, const GraphBound& graph,
-                               std::int64_t sequences);
+                               std::int64_t sequences, std::int64_t least = 1);
 
 // With more instances it could not be better than `limit`; without one: any number.
 std::int64_t most_instances(const PlanSpace& space, const ObjectiveBound& bound, std::optional<double> limit);

@@ -1,5 +1,6 @@
 #include "plan/load_change.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -53,6 +54,29 @@ Result<ChangedLoad> with_fewer_hits(const SharedRequests& requests, double share
     for (std::uint64_t& id : r.hash_ids) id = stream.bits();
   }
   return ChangedLoad{"hit_rate " + format_number(share), std::move(changed)};
+}
+
+Result<ChangedLoad> with_longer_prompts(const WorkloadRequests& all, double factor) {
+  ORRERY_TRY(out, with_longer_prompts(all.front(), factor));
+  for (std::size_t w = 1; w < all.size(); ++w) {
+    ORRERY_TRY(other, with_longer_prompts(all[w], factor));
+    out.further.push_back(std::move(other.requests));
+  }
+  return out;
+}
+
+Result<ChangedLoad> with_fewer_hits(const WorkloadRequests& all, double share, std::uint64_t seed) {
+  auto first = with_fewer_hits(all.front(), share, seed);
+  const bool any = std::any_of(all.begin(), all.end(),
+                               [](const SharedRequests& requests) { return prompts_can_hit(*requests); });
+  if (!any) return first;
+  ChangedLoad out{.name = "hit_rate " + format_number(share),
+                  .requests = first.ok() ? first->requests : all.front()};
+  for (std::size_t w = 1; w < all.size(); ++w) {
+    auto other = with_fewer_hits(all[w], share, seed);
+    out.further.push_back(other.ok() ? other->requests : all[w]);
+  }
+  return out;
 }
 
 }  // namespace orrery

@@ -27,7 +27,8 @@ struct PlanScore {
   RequestBlocks blocks, fewer;
   bool cut = false;  // stopped when it could no longer meet the SLO: `attainment` is the most it could have
                      // had
-  std::string refused;  // why it could not be run after all; then nothing else here counts
+  std::vector<PlanScore> each;  // several workloads: of each of them (workload_mix.h)
+  std::string refused;          // why it could not be run after all; then nothing else here counts
 };
 
 // Shows the objective as a person wants it: "4 GPUs", "0.31 USD/Mtok", "1,234 tok/s/GPU", "812 ms".

@@ -1,8 +1,10 @@
 #include "plan/racing.h"
 
+#include <algorithm>
 #include <array>
 
 #include "base/random.h"
+#include "plan/workload_mix.h"
 
 namespace orrery {
 
@@ -39,9 +41,23 @@ bool in_time(const PlanScore& score, const RequestBlock& sum, double share) {
   return score.has_slo ? sum.met / sum.requests >= share : sum.answered == sum.requests;
 }
 
-// What the score would be of these blocks. With instances that the search counts: one less where those would
-// do, one more where these would not; both as fast as these.
-PlanScore resampled(const PlanSpace& space, const PlanScore& score, const Weights& weights, double share) {
+// Instances more or fewer than the score's that these blocks ask for: one less where those would do, one more
+// where these would not.
+int instances_moved(const PlanSpace& space, const std::vector<const PlanScore*>& parts,
+                    const Weights& weights, const std::vector<double>& shares, bool meets) {
+  if (space.most_replicas == 0) return 0;
+  bool fewer_do = true, met = true;
+  for (std::size_t w = 0; w < parts.size(); ++w) {
+    met &= parts[w]->meets;
+    fewer_do &= !parts[w]->fewer.empty() && in_time(*parts[w], sum_of(parts[w]->fewer, weights), shares[w]);
+  }
+  if (fewer_do) return -1;
+  return !meets && met && parts.front()->replicas < space.most_replicas ? 1 : 0;
+}
+
+// What the score of one workload would be of these blocks, with so many times its instances, all as fast.
+PlanScore resampled_part(const PlanSpace& space, const PlanScore& score, const Weights& weights, double share,
+                         double scale) {
   PlanScore out;
   const RequestBlock sum = sum_of(score.blocks, weights);
   out.has_slo = score.has_slo;
@@ -49,17 +65,6 @@ PlanScore resampled(const PlanSpace& space, const PlanScore& score, const Weight
   out.attainment = sum.requests > 0 ? (score.has_slo ? sum.met : sum.answered) / sum.requests : 0;
   out.mean_e2e_ms = sum.answered > 0 ? sum.e2e_ms / sum.answered : 0;
   out.requests_per_s = sum.answered;  // whether there is any
-  double instances = static_cast<double>(score.replicas);
-  if (space.most_replicas > 0) {
-    if (!score.fewer.empty() && in_time(score, sum_of(score.fewer, weights), share)) {
-      instances -= 1;
-      out.meets = true;
-    } else if (!out.meets && score.meets && score.replicas < space.most_replicas) {
-      instances += 1;
-      out.meets = true;
-    }
-  }
-  const double scale = instances / static_cast<double>(score.replicas);
   const double gpus = scale * static_cast<double>(score.gpus);
   const double busy = sum.busy_s > 0 ? sum.busy_s : 1e-9;
   switch (space.objective) {
@@ -75,21 +80,46 @@ PlanScore resampled(const PlanSpace& space, const PlanScore& score, const Weight
   return out;
 }
 
+PlanScore resampled(const PlanSpace& space, const PlanScore& score, const Weights& weights,
+                    const std::vector<double>& shares) {
+  std::vector<const PlanScore*> parts;
+  for (const PlanScore& one : score.each) parts.push_back(&one);
+  if (parts.empty()) parts.push_back(&score);
+  bool meets = true;
+  for (std::size_t w = 0; w < parts.size(); ++w)
+    meets &= in_time(*parts[w], sum_of(parts[w]->blocks, weights), shares[w]);
+  const int moved = instances_moved(space, parts, weights, shares, meets);
+  const double scale = 1 + static_cast<double>(moved) / static_cast<double>(score.replicas);
+  std::vector<PlanScore> each;
+  for (std::size_t w = 0; w < parts.size(); ++w)
+    each.push_back(resampled_part(space, *parts[w], weights, shares[w], scale));
+  PlanScore out = each.size() == 1 ? std::move(each.front()) : combined(space, std::move(each));
+  if (moved != 0) out.meets = true;
+  return out;
+}
+
+bool has_blocks(const PlanScore& score) {
+  return !score.blocks.empty() ||
+         (!score.each.empty() && std::all_of(score.each.begin(), score.each.end(),
+                                             [](const PlanScore& one) { return !one.blocks.empty(); }));
+}
+
 }  // namespace
 
 std::vector<bool> significantly_worse(const PlanSpace& space, const std::vector<const PlanScore*>& scores,
-                                      std::size_t least, std::uint64_t seed, double share) {
+                                      std::size_t least, std::uint64_t seed,
+                                      const std::vector<double>& shares) {
   std::vector<bool> out(scores.size(), false);
-  if (scores.size() <= least || scores.front()->blocks.empty()) return out;
+  if (scores.size() <= least || !has_blocks(*scores.front())) return out;
   const std::vector<Weights> draws = draw_blocks(seed);
   std::vector<PlanScore> leader;
-  for (const Weights& weights : draws) leader.push_back(resampled(space, *scores.front(), weights, share));
+  for (const Weights& weights : draws) leader.push_back(resampled(space, *scores.front(), weights, shares));
   for (std::size_t i = least; i < scores.size(); ++i) {
-    if (scores[i]->blocks.empty()) continue;
+    if (!has_blocks(*scores[i])) continue;
     double as_good = 0;
     const double most = racing_doubt * racing_draws;
     for (std::size_t k = 0; k < draws.size() && as_good < most; ++k)
-      as_good += better(leader[k], resampled(space, *scores[i], draws[k], share)) ? 0 : 1;
+      as_good += better(leader[k], resampled(space, *scores[i], draws[k], shares)) ? 0 : 1;
     out[i] = as_good < most;
   }
   return out;

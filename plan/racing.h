@@ -15,8 +15,9 @@ constexpr int racing_draws = 400;
 constexpr double racing_doubt = 0.01;
 
 // Of one round, the best one first: the leader. `true` for those that leave. `least`: so many stay
-// whatever the draws say, from the front. `share`: of the requests that has to be in time.
+// whatever the draws say, from the front. `shares`: of the requests that have to be in time, by workload.
 std::vector<bool> significantly_worse(const PlanSpace& space, const std::vector<const PlanScore*>& scores,
-                                      std::size_t least, std::uint64_t seed, double share);
+                                      std::size_t least, std::uint64_t seed,
+                                      const std::vector<double>& shares);
 
 }  // namespace orrery

@@ -10,6 +10,7 @@
 #include "plan/around_text.h"
 #include "plan/decision.h"
 #include "plan/deploy.h"
+#include "plan/mix_text.h"
 #include "plan/pareto.h"
 #include "plan/racing.h"
 #include "plan/sensitivity.h"
@@ -67,7 +68,7 @@ Json values_json(const Candidate& candidate) {
   return values;
 }
 
-Json entry_json(const PlanSearch& search, const PlanEntry& entry) {
+Json entry_json(const PlanSpace& space, const PlanSearch& search, const PlanEntry& entry) {
   const Candidate& candidate = candidate_of(search, entry);
   const PlanScore& s = entry.score;
   Json out;
@@ -90,19 +91,25 @@ Json entry_json(const PlanSearch& search, const PlanEntry& entry) {
   out["kv_peak"] = s.kv_peak;
   out["saturated"] = s.saturated;
   out["requests"] = entry.requests;
+  if (!s.each.empty()) out["workloads"] = mix_json(space, s);
   return out;
 }
 
-Json finalist_json(const PlanSearch& search, const Finalist& finalist) {
-  Json out = entry_json(search, finalist.entry);
+Json intervals_json(const Intervals& intervals) {
+  Json out = Json::object();
+  for (const MetricInterval& m : intervals.metrics) out[m.name] = Json::array({m.nominal, m.low, m.high});
+  return out;
+}
+
+Json finalist_json(const PlanSpace& space, const PlanSearch& search, const Finalist& finalist) {
+  Json out = entry_json(space, search, finalist.entry);
   out["best_probability"] = finalist.best_probability;
   out["meets_probability"] = finalist.meets_probability;
   out["regret"] = finalist.regret;
   out["shortfall_points"] = finalist.shortfall;
-  Json intervals = Json::object();
-  for (const MetricInterval& m : finalist.intervals.metrics)
-    intervals[m.name] = Json::array({m.nominal, m.low, m.high});
-  out["interval_90"] = std::move(intervals);
+  out["interval_90"] = intervals_json(finalist.intervals);
+  for (std::size_t w = 0; w < finalist.further_intervals.size(); ++w)
+    out["workloads"][w + 1]["interval_90"] = intervals_json(finalist.further_intervals[w]);
   return out;
 }
 
@@ -165,10 +172,11 @@ Json recommendation_json(const RecommendationInput& input) {
   const PlanSearch& search = *input.search;
   Json out;
   out["objective"] = to_string(input.space->objective);
-  out["choice"] = has_choice(search) ? finalist_json(search, search.finalists.front()) : Json(nullptr);
+  out["choice"] =
+      has_choice(search) ? finalist_json(*input.space, search, search.finalists.front()) : Json(nullptr);
   out["alternatives"] = Json::array();
   for (std::size_t i = 1; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i)
-    out["alternatives"].push_back(finalist_json(search, search.finalists[i]));
+    out["alternatives"].push_back(finalist_json(*input.space, search, search.finalists[i]));
   out["reasons"] = has_choice(search) ? Json::array({why(*input.space, search) + how_narrow(search)})
                                       : Json::array({no_deployment(input).message});
   out["would_change"] = would_change(*input.space, search);
@@ -176,9 +184,11 @@ Json recommendation_json(const RecommendationInput& input) {
                               ? Json("orrery live choice.yaml --endpoint http://HOST:PORT --out live")
                               : Json(nullptr);
   out["finalists"] = Json::array();
-  for (const Finalist& f : search.finalists) out["finalists"].push_back(finalist_json(search, f));
+  for (const Finalist& f : search.finalists)
+    out["finalists"].push_back(finalist_json(*input.space, search, f));
   out["pareto"] = Json::array();
-  for (const PlanEntry& entry : pareto_front(search)) out["pareto"].push_back(entry_json(search, entry));
+  for (const PlanEntry& entry : pareto_front(search))
+    out["pareto"].push_back(entry_json(*input.space, search, entry));
   out["left_early"] = search.left.size();
   out["candidates"] = search.candidates.all.size();
   out["feasible"] = search.candidates.feasible();
@@ -216,8 +226,11 @@ std::string recommendation_markdown(const RecommendationInput& input) {
          " | in time | meets the SLO in | is best in | TTFT p99, ms | TPOT p50, ms | output tokens/s |\n"
          "|---|---|---|---|---|---|---|---|---|\n";
   for (const Finalist& f : search.finalists) out += finalist_row(space, search, f);
-  out += "\nIn brackets: 90 % intervals. \"In\": share of " + std::to_string(space.draws) +
+  out += "\nIn brackets: 90 % intervals" +
+         std::string(space.workloads.empty() ? "" : ", under the first workload") + ". \"In\": share of " +
+         std::to_string(space.draws) +
          " runs, in each of which prices and host times are drawn anew, alike for all deployments.\n";
+  out += mix_markdown(input);
   out +=
       "\n## Fewest GPUs against latency and throughput\n\nNo other deployment that was run on the whole "
       "workload has "
@@ -333,7 +346,7 @@ Error no_deployment(const RecommendationInput& input) {
     return make_error(bound ? ErrorKind::no_deployment : ErrorKind::infeasible, message, where, "search");
   }
   const PlanEntry& nearest = nearest_missing(search);
-  const Scenario& scenario = *candidate_of(search, nearest).scenario;
+  const Candidate& candidate = candidate_of(search, nearest);
   const PlanScore& s = nearest.score;
   std::string message = "no deployment meets the objective; the nearest is " + plan_text(search, nearest);
   if (!s.has_slo) {
@@ -342,9 +355,13 @@ Error no_deployment(const RecommendationInput& input) {
                           " of the requests; all have to be. Own more GPUs, or offer less",
                       where, "search");
   }
-  message += ": " + percent(s.attainment) + " of the requests in time, " +
-             format_fixed(scenario.slo.percentile, 1) + " % have to be";
-  message += missed_limits(scenario, s);
+  // Of several workloads that with the smallest share in time.
+  std::size_t w = 0;
+  while (w < candidate.further.size() && s.each[w].attainment > s.attainment) ++w;
+  message += ": " + percent(s.attainment) + " of the requests " +
+             (s.each.empty() ? std::string() : "of " + input.space->workloads[w].name + " ") + "in time, " +
+             format_fixed(candidate.under(w).slo.percentile, 1) + " % have to be";
+  message += missed_limits(*input.space, candidate, s);
   return make_error(ErrorKind::no_deployment, message, where, "slo");
 }
 
@@ -383,12 +400,21 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
   for (const char* name :
        {"choice.yaml", "alternative-1.yaml", "alternative-2.yaml", "curves.csv", "recommendation.html"})
     std::filesystem::remove(std::filesystem::path(folder) / name, ignored);
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();  // under a workload, whatever its name was
+    if ((name.starts_with("choice-") || name.starts_with("alternative-")) && name.ends_with(".yaml"))
+      std::filesystem::remove(entry.path(), ignored);
+  }
   std::filesystem::remove_all(std::filesystem::path(folder) / "deploy", ignored);
   for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
     const PlanEntry& entry = search.finalists[i].entry;
     ORRERY_TRY(document, document_of(*input.space, *candidate_of(search, entry).scenario, entry.score));
     const std::string name = i == 0 ? "choice" : "alternative-" + std::to_string(i);
     ORRERY_TRY_STATUS(write(name + ".yaml", document.dump()));
+    for (std::size_t w = 1; w < entry.score.each.size(); ++w) {
+      ORRERY_TRY(other, document_of(*input.space, candidate_of(search, entry).under(w), entry.score));
+      ORRERY_TRY_STATUS(write(name + "-" + input.space->workloads[w].name + ".yaml", other.dump()));
+    }
     ORRERY_TRY(deployment, deployment_of(*candidate_of(search, entry).scenario, document.dump()));
     for (const DeployFile& file : deploy_files(deployment, "../../" + name + ".yaml")) {
       const std::filesystem::path path = std::filesystem::path(folder) / "deploy" / name / file.name;

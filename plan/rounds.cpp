@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "plan/axes.h"
 #include "plan/rate_search.h"
+#include "plan/workload_mix.h"
 #include "sim/costed/run.h"
 #include "sim/ensemble/capacity.h"
 
@@ -100,28 +101,29 @@ Json interval_json(const MetricInterval& m) {
               {"prices_high", m.prices_high}};
 }
 
-std::string finalist_text(const Finalist& finalist) {
+std::string finalist_text(const std::vector<PlanScore>& draws, const Intervals& intervals) {
   Json out;
   out["draws"] = Json::array();
-  for (const PlanScore& score : finalist.draws) out["draws"].push_back(score_json(score));
+  for (const PlanScore& score : draws) out["draws"].push_back(score_json(score));
   out["intervals"] = Json::array();
-  for (const MetricInterval& m : finalist.intervals.metrics) out["intervals"].push_back(interval_json(m));
+  for (const MetricInterval& m : intervals.metrics) out["intervals"].push_back(interval_json(m));
   return out.dump();
 }
 
-Status read_finalist(const std::string& text, std::size_t draws, Finalist& finalist) {
+Status read_finalist(const std::string& text, std::size_t count, std::vector<PlanScore>& draws,
+                     Intervals& intervals) {
   try {
     const Json in = Json::parse(text);
-    for (const Json& score : in.at("draws")) finalist.draws.push_back(score_from(score));
-    if (finalist.draws.size() != draws) return damaged("finalist");
+    for (const Json& score : in.at("draws")) draws.push_back(score_from(score));
+    if (draws.size() != count) return damaged("finalist");
     for (const Json& m : in.at("intervals")) {
-      finalist.intervals.metrics.push_back({.name = m.at("name"),
-                                            .nominal = m.at("nominal"),
-                                            .low = m.at("low"),
-                                            .high = m.at("high"),
-                                            .correction = m.at("correction"),
-                                            .prices_low = m.at("prices_low"),
-                                            .prices_high = m.at("prices_high")});
+      intervals.metrics.push_back({.name = m.at("name"),
+                                   .nominal = m.at("nominal"),
+                                   .low = m.at("low"),
+                                   .high = m.at("high"),
+                                   .correction = m.at("correction"),
+                                   .prices_low = m.at("prices_low"),
+                                   .prices_high = m.at("prices_high")});
     }
   } catch (const Json::exception&) { return damaged("finalist"); }
   return ok_status();
@@ -194,9 +196,9 @@ PlanScore cut_short(const Scenario& scenario, const BlockSink& sink) {
   return score;
 }
 
-std::string key_of(const Candidate& candidate, const PlanRunner::Question& question) {
-  std::string key =
-      candidate.key + "/" + std::to_string(question.replicas) + "/" + std::to_string(question.requests);
+std::string key_of(const Candidate& candidate, std::size_t workload, const PlanRunner::Question& question) {
+  std::string key = candidate.key_under(workload) + "/" + std::to_string(question.replicas) + "/" +
+                    std::to_string(question.requests);
   if (question.load != nullptr) key += "/" + question.load->name;
   if (question.rate_factor != 1) key += "/rate " + format_number(question.rate_factor);
   return key;
@@ -205,15 +207,32 @@ std::string key_of(const Candidate& candidate, const PlanRunner::Question& quest
 }  // namespace
 
 Result<PlanScore> PlanRunner::run(const Candidate& candidate, const Question& question) {
-  const std::string key = key_of(candidate, question);
+  const std::size_t count = space_->workload_count();
+  if (count == 1) return run_under(candidate, 0, question);
+  WorkloadRequests all;
+  for (std::size_t w = 0; w < count; ++w) all.push_back(candidate.under(w).workload.requests);
+  std::vector<PlanScore> each;
+  for (std::size_t w = 0; w < count; ++w) {
+    Question own = question;
+    own.requests = share_of(all, w, question.requests);
+    ORRERY_TRY(score, run_under(candidate, w, own));
+    each.push_back(std::move(score));
+    if (!each.back().refused.empty()) return std::move(each.back());
+  }
+  return combined(*space_, std::move(each));
+}
+
+Result<PlanScore> PlanRunner::run_under(const Candidate& candidate, std::size_t workload_number,
+                                        const Question& question) {
+  const std::string key = key_of(candidate, workload_number, question);
   if (const auto known = store_->find(key)) return parse_score(*known);
   if (question.may_stop) {
     if (const auto known = store_->find(key + "/cut")) return parse_score(*known);
   }
   if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
   const PriceTableScope scope(*tables_, graph_name(candidate));
-  Scenario scenario = with_replicas(*candidate.scenario, question.replicas);
-  if (question.load != nullptr) scenario.workload.requests = question.load->requests;
+  Scenario scenario = with_replicas(candidate.under(workload_number), question.replicas);
+  if (question.load != nullptr) scenario.workload.requests = question.load->under(workload_number);
   const WorkloadSpec& workload = scenario.workload;
   const bool stops = question.may_stop && scenario.slo.given;
   BlockSink sink(scenario.slo.limits(), duration_from_seconds(workload.warmup_s),
@@ -289,7 +308,10 @@ Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, const Range& ra
     const auto middle = probe((low + high) / 2);
     if (!middle.ok()) return middle.errors();
   }
-  if (misses.replicas == high - 1) meets.fewer = misses.blocks;
+  if (misses.replicas == high - 1) {
+    meets.fewer = misses.blocks;
+    for (std::size_t w = 0; w < misses.each.size(); ++w) meets.each[w].fewer = misses.each[w].blocks;
+  }
   return meets;
 }
 
@@ -309,9 +331,18 @@ Result<PlanScore> PlanRunner::highest_rate(const Candidate& candidate, double gu
   best.replicas = 0;
   ORRERY_TRY(found, bracket_rate(guess, probe));
   if (!found.found || best.replicas == 0) return first;
-  best.objective =
-      -best.rate_factor * offered_rate(*candidate.scenario, requests) / static_cast<double>(best.gpus);
-  return best;
+  const auto rate_under = [&](std::size_t w, std::uint64_t of_them) {
+    return -best.rate_factor * offered_rate(candidate.under(w), of_them) / static_cast<double>(best.gpus);
+  };
+  if (best.each.empty()) {
+    best.objective = rate_under(0, requests);
+    return best;
+  }
+  WorkloadRequests all;
+  for (std::size_t w = 0; w < best.each.size(); ++w) all.push_back(candidate.under(w).workload.requests);
+  for (std::size_t w = 0; w < best.each.size(); ++w)
+    best.each[w].objective = rate_under(w, share_of(all, w, requests));
+  return combined(*space_, std::move(best.each));
 }
 
 Result<PlanScore> PlanRunner::best(const Candidate& candidate, const PlanScore& guess, const Range& range,
@@ -324,17 +355,34 @@ Result<PlanScore> PlanRunner::best(const Candidate& candidate, const PlanScore& 
 }
 
 Status PlanRunner::estimate(const Candidate& candidate, Finalist& finalist) {
-  const std::int64_t replicas = finalist.entry.score.replicas;
-  const std::string key =
-      key_of(candidate, {.replicas = replicas, .rate_factor = finalist.entry.score.rate_factor}) + "/draws " +
-      std::to_string(space_->draws);
+  const PlanScore& nominal = finalist.entry.score;
+  const std::size_t count = space_->workload_count();
+  if (count == 1) return estimate_under(candidate, 0, nominal, finalist.draws, finalist.intervals);
+  std::vector<std::vector<PlanScore>> draws(count);
+  finalist.further_intervals.resize(count - 1);
+  for (std::size_t w = 0; w < count; ++w) {
+    Intervals& intervals = w == 0 ? finalist.intervals : finalist.further_intervals[w - 1];
+    ORRERY_TRY_STATUS(estimate_under(candidate, w, nominal.each[w], draws[w], intervals));
+  }
+  for (std::size_t k = 0; k < draws.front().size(); ++k) {
+    std::vector<PlanScore> each;
+    for (std::size_t w = 0; w < count; ++w) each.push_back(draws[w][k]);
+    finalist.draws.push_back(combined(*space_, std::move(each)));
+  }
+  return ok_status();
+}
+
+Status PlanRunner::estimate_under(const Candidate& candidate, std::size_t workload, const PlanScore& nominal,
+                                  std::vector<PlanScore>& draws, Intervals& intervals) {
+  const double factor = nominal.rate_factor;
+  const std::string key = key_of(candidate, workload, {.replicas = nominal.replicas, .rate_factor = factor}) +
+                          "/draws " + std::to_string(space_->draws);
   if (const auto known = store_->find(key))
-    return read_finalist(*known, static_cast<std::size_t>(space_->draws), finalist);
+    return read_finalist(*known, static_cast<std::size_t>(space_->draws), draws, intervals);
   if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
   const PriceTableScope scope(*tables_, graph_name(candidate));
-  const Scenario scenario = with_replicas(*candidate.scenario, replicas);
+  const Scenario scenario = with_replicas(candidate.under(workload), nominal.replicas);
   RungShares shares;  // of the nominal run
-  const double factor = finalist.entry.score.rate_factor;
   const auto measure = [&](RunOptions options) -> Result<RunMetrics> {
     options.rate_factor = factor;
     ORRERY_TRY(result, run_scenario(scenario, options));
@@ -351,13 +399,17 @@ Status PlanRunner::estimate(const Candidate& candidate, Finalist& finalist) {
   options.runs = static_cast<int>(space_->draws);
   options.limit_requests = 0;
   options.keep_going = [&](std::uint64_t) { return !stopped(); };
-  ORRERY_TRY(intervals, estimate_intervals(scenario, options, measure));
-  finalist.intervals = std::move(intervals);
-  take_scores(finalist.intervals, finalist.entry.score, finalist.draws);
+  ORRERY_TRY(estimated, estimate_intervals(scenario, options, measure));
+  intervals = std::move(estimated);
+  take_scores(intervals, nominal, draws);
+  // Of many runs: what a draw says is whether that rate is still met.
+  if (space_->objective == PlanObjective::rate) {
+    for (PlanScore& draw : draws) draw.objective = nominal.objective;
+  }
   ORRERY_TRY(corrections, shipped_interval_corrections());
-  correct_intervals(finalist.intervals, corrections, evidence_of(scenario, shares));
-  add_capacity(scenario, corrections.capacity, finalist.intervals);
-  return store_->put(key, finalist_text(finalist));
+  correct_intervals(intervals, corrections, evidence_of(scenario, shares));
+  add_capacity(scenario, corrections.capacity, intervals);
+  return store_->put(key, finalist_text(draws, intervals));
 }
 
 }  // namespace orrery

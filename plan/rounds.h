@@ -20,13 +20,13 @@ class PlanRunner {
 
   struct Question {
     std::int64_t replicas = 1;
-    std::uint64_t requests = 0;  // the first so many
+    std::uint64_t requests = 0;  // the first so many; of several workloads: together, the same share of each
     double rate_factor = 1;
     const ChangedLoad* load = nullptr;  // instead of the workload
     bool may_stop = false;  // once it cannot meet the SLO any more: nobody asks how far it misses it
   };
-  // One run. What turns out only when it runs (a link that the part has no figure of) is no error: `refused`
-  // of the score says so.
+  // One run, or with several workloads one of each. What turns out only when it runs (a link that the part
+  // has no figure of) is no error: `refused` of the score says so.
   Result<PlanScore> run(const Candidate& candidate, const Question& question);
   struct Range {
     std::int64_t least = 1, most = INT64_MAX;  // instances that can be of use
@@ -46,6 +46,9 @@ class PlanRunner {
   std::uint64_t requests() const { return requests_; }  // simulated in all runs
 
  private:
+  Result<PlanScore> run_under(const Candidate& candidate, std::size_t workload, const Question& question);
+  Status estimate_under(const Candidate& candidate, std::size_t workload, const PlanScore& nominal,
+                        std::vector<PlanScore>& draws, Intervals& intervals);
   Result<PlanScore> highest_rate(const Candidate& candidate, double guess, std::uint64_t requests);
   bool stopped() const {
     return (options_->keep_going && !options_->keep_going()) ||

@@ -14,6 +14,7 @@
 #include "plan/racing.h"
 #include "plan/rounds.h"
 #include "plan/sensitivity.h"
+#include "plan/workload_mix.h"
 
 namespace orrery {
 
@@ -38,14 +39,14 @@ class Search {
     if (options_.crew == nullptr) return ok_status();
     return options_.crew->join(store_, [this] { return runner_.runs(); });
   }
-  Result<PlanSearch> go(const std::vector<TraceRequest>& requests);
+  Result<PlanSearch> go(const WorkloadRequests& requests);
 
  private:
   Status run_wave(const std::vector<std::size_t>& which);
   Status first_wave();
   Status second_wave();
   Status read_rest();
-  Status rounds(const std::vector<TraceRequest>& requests);
+  Status rounds(const WorkloadRequests& requests);
   Status round(std::uint64_t requests);
   Status run_all(std::vector<PlanEntry>& entries, std::uint64_t requests);
   Status estimate();
@@ -71,7 +72,7 @@ class Search {
   std::vector<PlanEntry> running_;
   std::map<std::size_t, PlanScore> whole_;  // by candidate: who was run on all of the workload
   std::optional<double> limit_;             // what enough of those reach that meet the SLO
-  double share_ = 1;                        // of the requests that has to be in time
+  std::vector<double> shares_;              // of the requests that have to be in time, by workload
   std::uint64_t seed_ = 1;
   std::mutex progress_;
 };
@@ -203,7 +204,7 @@ Status Search::round(std::uint64_t requests) {
   std::vector<const PlanScore*> scores;
   for (const PlanEntry& entry : running_) scores.push_back(&entry.score);
   const std::vector<bool> worse =
-      significantly_worse(space_, scores, least_staying(), seed_ + requests, share_);
+      significantly_worse(space_, scores, least_staying(), seed_ + requests, shares_);
   std::vector<PlanEntry> staying, leaving;
   for (std::size_t i = 0; i < running_.size(); ++i) (worse[i] ? leaving : staying).push_back(running_[i]);
   out_.saved.by_racing += leaving.size();
@@ -267,15 +268,19 @@ void Search::compare_draws() {
   }
 }
 
-Status Search::rounds(const std::vector<TraceRequest>& requests) {
+Status Search::rounds(const WorkloadRequests& requests) {
   // Every run of `rate` is at a rate of its own, and there are no pairs to compare.
   const bool races = !options_.exhaustive && space_.objective != PlanObjective::rate;
   for (std::uint64_t part = first_part; races && part > 1; part /= 2) {
     const std::uint64_t few = out_.requests / part;
     if (running_.size() <= least_staying()) break;
-    // All candidates have one workload.
-    const WorkloadSpec& workload = of(running_.front()).scenario->workload;
-    if (measured_requests(requests, workload, few) < least_requests) continue;
+    // All candidates have the same workloads.
+    bool enough = true;
+    for (std::size_t w = 0; w < requests.size(); ++w) {
+      const WorkloadSpec& workload = of(running_.front()).under(w).workload;
+      enough &= measured_requests(*requests[w], workload, share_of(requests, w, few)) >= least_requests;
+    }
+    if (!enough) continue;
     // After a round that hardly anybody left the next one, twice as long, would be as idle.
     const std::size_t before_it = running_.size();
     ORRERY_TRY_STATUS(round(few));
@@ -284,12 +289,15 @@ Status Search::rounds(const std::vector<TraceRequest>& requests) {
   return run_all(running_, out_.requests);
 }
 
-Result<PlanSearch> Search::go(const std::vector<TraceRequest>& requests) {
-  out_.requests = requests.size();
+Result<PlanSearch> Search::go(const WorkloadRequests& requests) {
+  for (const SharedRequests& one : requests) out_.requests += one->size();
+  shares_.assign(requests.size(), 1);
   out_.saved.graphs = bounded_.graphs();
   for (const Candidate& candidate : bounded_.list().all) {
     if (candidate.scenario == nullptr) continue;
-    if (candidate.scenario->slo.given) share_ = candidate.scenario->slo.percentile / 100;
+    for (std::size_t w = 0; w < requests.size(); ++w) {
+      if (candidate.under(w).slo.given) shares_[w] = candidate.under(w).slo.percentile / 100;
+    }
     seed_ = candidate.scenario->seed;
     break;
   }
@@ -304,7 +312,7 @@ Result<PlanSearch> Search::go(const std::vector<TraceRequest>& requests) {
   compare_draws();
   out_.candidates = std::move(bounded_.list());
   out_.doubts = doubt_of(out_, seed_, static_cast<std::size_t>(space_.draws));
-  ORRERY_TRY(around, look_around(space_, options_, out_, bounded_.shared_requests(), runner_));
+  ORRERY_TRY(around, look_around(space_, options_, out_, bounded_.requests(), runner_));
   out_.around = std::move(around);
   out_.saved.simulated = runner_.requests();
   out_.runs = runner_.runs() + (options_.crew != nullptr ? options_.crew->runs_elsewhere() : 0);
@@ -312,8 +320,7 @@ Result<PlanSearch> Search::go(const std::vector<TraceRequest>& requests) {
   return std::move(out_);
 }
 
-std::string identity_of(const PlanSpace& space, const SearchOptions& options,
-                        const std::vector<TraceRequest>& requests) {
+std::string identity_of(const PlanSpace& space, const SearchOptions& options, const WorkloadRequests& all) {
   Digest digest;
   digest.add_text(options.version);
   digest.add_text(to_string(space.objective));
@@ -321,21 +328,23 @@ std::string identity_of(const PlanSpace& space, const SearchOptions& options,
     digest.add_text(part);
     digest.add_text(format_number(price));
   }
-  for (const TraceRequest& r : requests) {
-    digest.add(r.index);
-    for (const std::int64_t value :
-         {r.arrival.ns(), std::int64_t{r.prompt_tokens}, std::int64_t{r.output_tokens},
-          std::int64_t{r.max_output_tokens}, std::int64_t{r.hash_block_size}, std::int64_t{r.priority},
-          r.timeout.ns(), r.cancel_after.ns()})
-      digest.add(value);
-    digest.add(r.session);
-    digest.add_text(r.tenant);
-    digest.add(std::uint64_t{r.hash_ids.size()});
-    for (const std::uint64_t id : r.hash_ids) digest.add(id);
-    for (const ImageSize& image : r.images) {
-      digest.add(image.id);
-      for (const std::int32_t value : {image.width, image.height, image.position})
-        digest.add(std::int64_t{value});
+  for (const SharedRequests& requests : all) {
+    for (const TraceRequest& r : *requests) {
+      digest.add(r.index);
+      for (const std::int64_t value :
+           {r.arrival.ns(), std::int64_t{r.prompt_tokens}, std::int64_t{r.output_tokens},
+            std::int64_t{r.max_output_tokens}, std::int64_t{r.hash_block_size}, std::int64_t{r.priority},
+            r.timeout.ns(), r.cancel_after.ns()})
+        digest.add(value);
+      digest.add(r.session);
+      digest.add_text(r.tenant);
+      digest.add(std::uint64_t{r.hash_ids.size()});
+      for (const std::uint64_t id : r.hash_ids) digest.add(id);
+      for (const ImageSize& image : r.images) {
+        digest.add(image.id);
+        for (const std::int32_t value : {image.width, image.height, image.position})
+          digest.add(std::int64_t{value});
+      }
     }
   }
   return digest_text(digest.value());

@@ -24,8 +24,9 @@ struct PlanEntry {
 struct Finalist {
   PlanEntry entry;
   std::vector<PlanScore> draws;
-  Intervals intervals;          // as in `simulate`, corrected where published figures say how
-  double best_probability = 0;  // share of the draws in which it is the best
+  Intervals intervals;                       // as in `simulate`, corrected where published figures say how
+  std::vector<Intervals> further_intervals;  // under the second workload, the third, …
+  double best_probability = 0;               // share of the draws in which it is the best
   double meets_probability = 0;
   double regret = 0;     // mean over draws in which it meets the SLO of its objective − the best one's
   double shortfall = 0;  // mean over the draws of the attainment that it lacks to the best one, points
@@ -78,7 +79,7 @@ struct PlanSavings {
 
 struct PlanSearch {
   CandidateList candidates;
-  std::uint64_t requests = 0;          // of the workload
+  std::uint64_t requests = 0;          // of the workload, or of all together
   std::vector<PlanEntry> left;         // who left early, in the order of leaving (best of a round last)
   std::vector<Finalist> finalists;     // best first
   std::uint64_t runs = 0, reused = 0;  // simulations made, and answers found in the store

@@ -31,7 +31,7 @@ Case changed(std::string name, Result<ChangedLoad> load) {
   return one;
 }
 
-std::vector<Case> cases_of(const PlanSpace& space, const SharedRequests& requests, std::uint64_t seed) {
+std::vector<Case> cases_of(const PlanSpace& space, const WorkloadRequests& requests, std::uint64_t seed) {
   std::vector<Case> cases;
   for (const double factor : space.what_if.traffic)
     cases.push_back({.name = "traffic x " + format_number(factor), .rate_factor = factor});
@@ -114,8 +114,15 @@ std::vector<CurvePoint> points_of(const PlanSpace& space, const PlanEntry& entry
   return points;
 }
 
-Status run_point(const Candidate& candidate, std::uint64_t all, PlanRunner& runner, CurvePoint& point) {
+Status run_point(const PlanSpace& space, const Candidate& candidate, std::uint64_t all, PlanRunner& runner,
+                 CurvePoint& point) {
   point.offered_per_s = offered_rate(*candidate.scenario, all) * point.rate_factor;
+  if (!candidate.further.empty()) {  // by weight, as what is answered
+    point.offered_per_s = 0;
+    for (std::size_t w = 0; w < space.workloads.size(); ++w)
+      point.offered_per_s +=
+          space.workloads[w].weight * offered_rate(candidate.under(w), all) * point.rate_factor;
+  }
   if (point.curve == "instances") point.cannot = instances_fixed(*candidate.scenario);
   if (!point.cannot.empty()) return ok_status();
   ORRERY_TRY(
@@ -137,7 +144,7 @@ void choose_best(WhatIfCase& result) {
 }  // namespace
 
 Result<Sensitivity> look_around(const PlanSpace& space, const SearchOptions& options,
-                                const PlanSearch& search, const SharedRequests& requests,
+                                const PlanSearch& search, const WorkloadRequests& requests,
                                 PlanRunner& runner) {
   Sensitivity out;
   if (search.finalists.empty() || !search.finalists.front().entry.score.meets) return out;
@@ -154,7 +161,7 @@ Result<Sensitivity> look_around(const PlanSpace& space, const SearchOptions& opt
   // All of it is one batch: none of these runs waits for another one.
   const std::size_t trials = cases.size() * compared;
   const auto piece = [&](std::size_t i) -> Status {
-    if (i >= trials) return run_point(candidate(0), search.requests, runner, out.curve[i - trials]);
+    if (i >= trials) return run_point(space, candidate(0), search.requests, runner, out.curve[i - trials]);
     const std::size_t c = i / compared, f = i % compared;
     if (out.cases[c].plans.empty()) return ok_status();
     ORRERY_TRY(plan,

@@ -12,7 +12,8 @@ namespace orrery {
 // Runs every case of `search.what_if` for the first finalists, and the curves of `search.curves` for the
 // choice. Nothing where nothing meets the SLO.
 Result<Sensitivity> look_around(const PlanSpace& space, const SearchOptions& options,
-                                const PlanSearch& search, const SharedRequests& requests, PlanRunner& runner);
+                                const PlanSearch& search, const WorkloadRequests& requests,
+                                PlanRunner& runner);
 
 std::string curves_csv(const Sensitivity& sensitivity);
 

@@ -6,30 +6,13 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "plan/workloads_reader.h"
 
 namespace orrery {
 
 namespace {
 
 const std::vector<std::string> objective_names = {"gpus", "cost", "throughput", "latency", "goodput", "rate"};
-
-// A node as YAML in one line, as --set takes it.
-std::string flow_text(const Yaml& node) {
-  if (node.is_null()) return "~";
-  std::string out;
-  if (node.is_list()) {
-    for (const Yaml& item : node.items()) out += (out.empty() ? "" : ", ") + flow_text(item);
-    return "[" + out + "]";
-  }
-  if (node.is_map()) {
-    for (const auto& [key, value] : node.entries())
-      out += (out.empty() ? "" : ", ") + Json(key).dump() + ": " + flow_text(value);
-    return "{" + out + "}";
-  }
-  // What a list or a map in one line would take for its own.
-  const bool plain = !node.quoted() && node.scalar_text().find_first_of(",[]{}#:\"'\n") == std::string::npos;
-  return plain ? node.scalar_text() : Json(node.scalar_text()).dump();
-}
 
 // `parallel` beside `parallel.tp`: the one that is set later would undo the other.
 bool within(const std::string& inner, const std::string& outer) {
@@ -142,7 +125,9 @@ void read_around(const Yaml& search, PlanSpace& space) {
 
 // A closed loop's clients send when they are answered: a rate says nothing of them.
 void refuse_rates_of_closed_loop(const Yaml& root, const Yaml& search, const PlanSpace& space) {
-  if (!root.optional("workload").optional("closed_loop").present()) return;
+  const bool of_one = std::any_of(space.workloads.begin(), space.workloads.end(),
+                                  [](const PlanWorkload& w) { return w.closed_loop; });
+  if (!of_one && !root.optional("workload").optional("closed_loop").present()) return;
   const auto refuse = [&](const Yaml& key) {
     key.fail(
         "says nothing of a closed loop, whose clients send when they are answered; change "
@@ -196,6 +181,8 @@ Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& option
   ORRERY_TRY(document, YamlDocument::load(path));
   for (const std::string& assignment : options.overrides) ORRERY_TRY_STATUS(document.set(assignment));
   if (!options.trace.empty()) {
+    if (document.root().optional("search").optional("workloads").present())
+      return make_error(ErrorKind::usage, "--trace names one workload, and search.workloads several");
     document.erase("workload.generator");
     const std::string trace = std::filesystem::absolute(options.trace).lexically_normal().string();
     ORRERY_TRY_STATUS(document.set_text("workload.trace", trace));
@@ -212,12 +199,17 @@ Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& option
   read_around(search, space);
   space.finalists = search.optional("finalists").integer(8, 1, 1000);
   space.draws = search.optional("draws").integer(16, 2, 1000);
-  if (space.most_replicas > 0 && !root.optional("slo").present())
+  ORRERY_TRY_STATUS(
+      read_plan_workloads(root, search, std::filesystem::path(path).parent_path().string(), space));
+  const bool each_has_slo =
+      !space.workloads.empty() && std::all_of(space.workloads.begin(), space.workloads.end(),
+                                              [](const PlanWorkload& w) { return w.has_slo; });
+  const bool has_slo = root.optional("slo").present() || each_has_slo;
+  if (space.most_replicas > 0 && !has_slo)
     search.optional("replicas").fail("as few replicas as meet the SLO: give `slo:`");
   const bool of_slo = space.objective == PlanObjective::gpus || space.objective == PlanObjective::goodput ||
                       space.objective == PlanObjective::rate;
-  if (of_slo && !root.optional("slo").present())
-    search.optional("objective").fail("says nothing without limits: give `slo:`");
+  if (of_slo && !has_slo) search.optional("objective").fail("says nothing without limits: give `slo:`");
   if (space.most_replicas > 0 && space.objective == PlanObjective::rate)
     search.optional("replicas")
         .fail(

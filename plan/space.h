@@ -25,6 +25,16 @@ struct PlanShape {
   std::uint64_t combinations() const;  // capped at 2^40
 };
 
+// One of several workloads that every deployment is run under.
+struct PlanWorkload {
+  std::string name;
+  double weight = 1;
+  std::string workload, slo;  // YAML in one line; `slo` empty: the document's own
+  bool has_slo = false, closed_loop = false;
+};
+// What the objective is over them: a mean by weight, or that of the worst.
+enum class OverWorkloads { mean, worst };
+
 enum class PlanObjective {
   gpus,        // fewest GPUs that meet the SLO
   cost,        // fewest USD per million output tokens
@@ -56,11 +66,14 @@ struct PlanSpace {
   std::int64_t most_replicas = 0;  // above 0: each plan gets as few replicas as meet the SLO, at most so many
   std::int64_t finalists = 8;      // that get error bars
   std::int64_t draws = 16;         // perturbed runs of each finalist
-  double growth = 1, peak = 1;     // the workload is played so many times as fast, times the other
+  std::vector<PlanWorkload> workloads;  // empty: the document's own
+  OverWorkloads over = OverWorkloads::mean;
+  double growth = 1, peak = 1;  // the workload is played so many times as fast, times the other
   WhatIfAxes what_if;
   CurveAxes curves;
 
   std::uint64_t candidates() const;
+  std::size_t workload_count() const { return workloads.empty() ? 1 : workloads.size(); }
   double price_of(const std::string& part) const;  // 0: not given
 };
 

@@ -141,7 +141,7 @@ TEST_CASE("a candidate leaves when it is worse by more than chance, on the same 
   PlanSpace space;
   space.objective = PlanObjective::latency;
   const auto leaves = [&](const PlanScore& other, const PlanScore& leader = score_with(100)) -> bool {
-    return significantly_worse(space, {&leader, &other}, 1, 3, 0.95)[1];
+    return significantly_worse(space, {&leader, &other}, 1, 3, {0.95})[1];
   };
   CHECK_FALSE(leaves(score_with(100)));  // equals stay
   CHECK(leaves(score_with(101)));        // a difference that every block shows
@@ -153,7 +153,7 @@ TEST_CASE("a candidate leaves when it is worse by more than chance, on the same 
   CHECK(leaves(score_with(150, 50, 1), other));
   // So many stay whatever is drawn.
   const PlanScore leader = score_with(100), worse = score_with(200);
-  CHECK_FALSE(significantly_worse(space, {&leader, &worse}, 2, 3, 0.95)[1]);
+  CHECK_FALSE(significantly_worse(space, {&leader, &worse}, 2, 3, {0.95})[1]);
   // It misses the SLO in every block; or in some.
   PlanScore late = score_with(50, 40);
   late.meets = false;
