@@ -93,6 +93,7 @@ struct BlockSteps {
       : walk(table, p, BlockTileUnit{}, 0), steps((p.k + 127) / 128) {}
   GPU_DEVICE_MEMBER bool done() const { return walk.done(); }
   GPU_DEVICE_MEMBER bool last() const { return step + 1 == steps; }
+  GPU_DEVICE_MEMBER const Tile& here() const { return walk.tile; }
   GPU_DEVICE_MEMBER void advance(const BlockTileTable& table, const BlockGemm& p) {
     if (++step < steps) return;
     step = 0;

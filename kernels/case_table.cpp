@@ -53,6 +53,8 @@ constexpr CaseEntry table[] = {
     {"write", "device memory written", simulated, make_write_case},
     {"grouped_gemm", "GEMMs of experts, bf16, block-scaled fp8 and int4 weights", simulated,
      make_grouped_gemm_case},
+    {"block_gemm", "GEMM of fp8 scaled per block or channel, dense or of experts", simulated,
+     make_block_gemm_case},
     {"attention_decode", "paged decode attention, split over the context", simulated,
      make_attention_decode_case},
     {"attention_decode_vectorised", "the same over a cache in AITER's vectorised layout", simulated,
@@ -94,8 +96,6 @@ constexpr CaseEntry table[] = {
 #if ORRERY_NVIDIA_CASES
     {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
-    {"block_gemm", "GEMM of fp8 scaled per block or channel, dense or of experts", simulated,
-     make_block_gemm_case},
     {"block_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_block_gemm_case},
     {"attention_prefill_wgmma", "the same with Hopper's wgmma", !simulated, make_attention_prefill_case},
     {"mla_decode_wgmma", "absorbed latent attention with Hopper's wgmma", !simulated, make_mla_decode_case},

@@ -114,6 +114,7 @@ struct TileCursor {
   }
   GPU_DEVICE_MEMBER bool done() const { return index >= count; }
   GPU_DEVICE_MEMBER bool last_step() const { return step + 1 == steps; }
+  GPU_DEVICE_MEMBER const Tile& here() const { return tile; }
 
   template <int MaxExperts>
   GPU_DEVICE_MEMBER void advance(const TileTable<MaxExperts>& table, const std::int32_t* row_offsets) {

@@ -19,6 +19,7 @@ EXPECTED = [
      {"gfx942": "v_mfma_f32_16x16x32_fp8_fp8", "gfx1201": "v_wmma_f32_16x16x16_fp8_fp8"}),
     ("grouped_gemm", r"grouped_gemm_kernel.*ShapeILb0E",
      {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
+    ("block_gemm", r"block_gemm_kernel", {"gfx942": "v_mfma_f32_16x16x32_fp8_fp8", "gfx1201": "v_wmma_f32_16x16x16_fp8_fp8"}),
     ("w4_gemm", r"w4_gemm_kernel.*ShapeILb1E",
      {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
     ("w4_gemm", r"w4_gemm_kernel.*ShapeILb0E",
