@@ -100,7 +100,11 @@ class ContextNodes : protected DraftTreeNodes {
   void add_latent_decode(OpSpec s, std::int64_t l) {
     s.depends_on = DependsOn::decode;
     add("absorb", "mla_absorb", s, l);
-    if (!context_.splits_cache()) return add("attention_decode", "mla_decode", s, l);
+    if (!context_.splits_cache()) {
+      add("attention_decode", "mla_decode", s, l);
+      s.variant = "latent";
+      return add_tree_attention(s, l);
+    }
     const std::int64_t stored = s.n + s.k;
     add("dcp_pack_queries", "rank_copy", of_decodes(s.heads * stored), l);
     gather_queries(of_decodes(s.heads * context_.cache_ranks * stored), l);

@@ -57,7 +57,9 @@ class DraftTreeNodes : protected GraphNodes {
     for (const LayerKind& kind : model_.layer_kinds) {
       if (kind.mixer != Mixer::attention) continue;
       const OpSpec attention = attention_spec(kind);
-      commit.k += kind.count * 2 * attention.kv_heads * attention.head_dim;
+      const LatentAttention& latent = model_.latent;
+      commit.k += kind.count * (latent.present() ? latent.rank + latent.rotary_dim
+                                                 : 2 * attention.kv_heads * attention.head_dim);
       commit.kv_bytes = attention.kv_bytes;
     }
     // Of hidden states; EAGLE-3 reads those of three layers.

@@ -178,7 +178,8 @@ void DraftTreeKeys::plant(SpeculationSpec& s) const {
 // Before an algorithm's own arguments are chosen the back end is (arg_groups/pipeline.py): on Hopper
 // FlashAttention 3, unless topk > 1 was asked for (`get_default_attn_backend`,
 // `is_no_spec_infer_or_topk_one`); so the engine's own tree, and n-grams', attend by FlashAttention in two
-// passes, a tree that was asked for by FlashInfer with a mask. Other NVIDIA parts have FlashInfer.
+// passes, a tree that was asked for by FlashInfer with a mask. Other NVIDIA parts have FlashInfer. Latent
+// attention has FlashAttention 3 on Hopper whatever the tree, in two passes, and Triton elsewhere.
 void check_trees(const Yaml& node, InstanceSpec& spec) {
   SpeculationSpec& s = spec.speculation;
   const Yaml place =
@@ -196,8 +197,10 @@ void check_trees(const Yaml& node, InstanceSpec& spec) {
       place.fail("a tree of drafts " + what + " is not modelled; use a chain (`tokens`, `branches: 1`)");
   };
   const bool hopper = spec.hardware.architecture == "sm_90a", ngram = s.method == SpeculationMethod::ngram;
-  s.tree_attention = hopper && (s.chosen_by_engine || ngram) ? TreeAttention::cascade : TreeAttention::masked;
-  refuse(m.latent.present(), "beside latent attention");
+  const bool two_passes = s.chosen_by_engine || ngram || m.latent.present();
+  s.tree_attention = hopper && two_passes ? TreeAttention::cascade : TreeAttention::masked;
+  refuse(m.latent.present() && !hopper, "beside latent attention by Triton's kernels");
+  refuse(m.sparse.present(), "beside sparse attention");
   refuse(window_of(m) > 0, "beside sliding windows");
   refuse(spec.hardware.architecture.starts_with("gfx"), "on AMD's parts");
   // `_handle_ngram`: with pages FlashInfer alone.

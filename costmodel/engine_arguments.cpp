@@ -110,6 +110,8 @@ class Resolver final : ArgumentResolver {
       s.joint.two_batches.decodes_from = value.integer(32, 0, most);
     else if (name == "dbo_prefill_token_threshold")
       s.joint.two_batches.prompts_from = value.integer(512, 0, most);
+    else if (name == "prefill_schedule_interval")
+      apply_prefill_interval(value);
     else if (name == "disable_nccl_for_dp_synchronization")
       check_rank_sync(value);
     else if (name == "kv_offloading_size")
@@ -263,6 +265,15 @@ class Resolver final : ArgumentResolver {
                  "mori_high_throughput");
     }
     if (joint.exchanges()) joint.exchange_library = name.substr(0, name.find('_'));
+  }
+
+  // Only DPEngineCoreProc looks at it: ranks of a model with experts.
+  void apply_prefill_interval(const Yaml& value) {
+    const std::int64_t interval = value.integer(1, 1, most);
+    if (plan_.dp == 1 || model_.experts == 0)
+      engine_.ignored_args.emplace_back("prefill_schedule_interval");
+    else
+      settings_.options.set("prefill_schedule_interval", interval);
   }
 
   void check_rank_sync(const Yaml& value) {

@@ -56,6 +56,12 @@ StepTiming StepPricer::price_joint(std::span<const StepShape> ranks) const {
   return t;
 }
 
+StepTiming StepPricer::price_joint_pass() const {
+  StepTiming t;
+  t.schedule = round_half_even(state_->host.schedule_base + state_->host.rank_sync);
+  return t;
+}
+
 std::vector<DecodeLine> StepPricer::joint_decode_lines(std::span<const StepShape> ranks) const {
   const JointStep joint = state_->padding.join(ranks);
   std::vector<DecodeLine> lines;

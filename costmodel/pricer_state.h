@@ -42,7 +42,8 @@ struct HostNanoseconds {
   } state_prompts, state_decodes;
   bool draft_in_graph = false;
   double first_kernel = 0, step_gap = 0;
-  double rank_sync = 0;  // between the ranks of attention data parallelism, before a step
+  bool waits_for_accepted = false;  // a launch needs what the step before accepted
+  double rank_sync = 0;             // between the ranks of attention data parallelism, before a step
   double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
 };
 

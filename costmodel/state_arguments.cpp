@@ -92,9 +92,8 @@ void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const Pa
     const Yaml argument = args.present() ? args.optional(key) : Yaml{};
     (argument.present() ? argument : place).fail(why);
   };
-  if (s.enable_prefix_caching && s.draft_tokens > 0)
-    refuse("enable_prefix_caching",
-           "prefix caching of models with a state is not modelled beside speculation; expected false");
+  if (s.enable_prefix_caching && s.draft_tokens > 0 && s.kv_offload_bytes > 0)
+    refuse("kv_offloading_size", "is not modelled for a model with a state beside speculation; leave it out");
   const Yaml given = args.present() ? args.optional("mamba_block_size") : Yaml{};
   if (given.present() && !s.enable_prefix_caching)
     given.fail("has a meaning with enable_prefix_caching: true only (vLLM refuses it too)");

@@ -224,7 +224,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   t.copy = round_half_even(host.copy + proposing_ns(shape));
   t.update = round_half_even(host.update_base + host.update_per_sequence * sequences);
   t.gap = round_half_even(host.gap);
-  t.needs_tokens = host.ngram_token > 0 && shape.decode_sequences > 0;
+  t.needs_tokens = (host.ngram_token > 0 || host.waits_for_accepted) && shape.decode_sequences > 0;
   return t;
 }
 
@@ -348,6 +348,14 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   if (spec.engine.settings.joint.on() && spec.engine.data_parallel)
     host.rank_sync = nanoseconds(spec.engine.data_parallel->sync, scales.host) +
                      (spec.plan.dp - 2) * nanoseconds(spec.engine.data_parallel->sync_per_rank, scales.host);
+  // PrefillDelayer._gather_info: one more gathering on the same group.
+  const NamedOptions& o = spec.engine.settings.options;
+  if (o.has("enable_prefill_delayer") && o.flag("enable_prefill_delayer")) host.rank_sync *= 2;
+  // GPUModelRunner._prepare_inputs of 0.24 (needs_cpu_accepted_counts): with mamba_cache_mode align states
+  // are copied on the host's word, asynchronous scheduling or not.
+  const SchedulerSettings& s = spec.engine.settings;
+  host.waits_for_accepted = spec.engine.engine == "vllm" && spec.model.state.present() &&
+                            s.enable_prefix_caching && !s.state_every_block && s.draft_tokens > 0;
   launcher_is_core = one_process;
   steps_in_flight = spec.engine.steps_in_flight;
   set_delays(spec.engine.host, scales.host);

@@ -202,6 +202,7 @@ class StepPricer {
   std::int32_t ranks() const;
   bool ranks_share_slots() const;  // a rank's sequences have any slots of the instance, not those modulo it
   StepTiming price_joint(std::span<const StepShape> ranks) const;
+  StepTiming price_joint_pass() const;  // of ranks that find nothing to run
   // Pipeline stages: every stage's part of a step. `samples`: some sequence gets a token.
   std::int32_t stages() const;
   const StageRules& stage_rules() const;

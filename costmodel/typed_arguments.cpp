@@ -6,8 +6,8 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "costmodel/argument_resolver.h"
-#include "costmodel/gemma_rules.h"
 #include "costmodel/hardware.h"
+#include "costmodel/image_rules.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/queue_arguments.h"
@@ -35,6 +35,7 @@ class TypedResolver final : ArgumentResolver {
     if (const auto one_pool = profile_.roles.find("one_pool");
         one_pool != profile_.roles.end() && model_.output_norms)
       options_.set(one_pool->second, true);
+    if (on_large_hopper()) set_qwen3_vl_defaults();
     for (const TypedArgument& a : profile_.arguments) check_needs(a);
     // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
@@ -95,7 +96,17 @@ class TypedResolver final : ArgumentResolver {
                                 a.needs + " to be one of " + join(a.among, ", "));
   }
 
-  Bytes driver_memory() const { return hardware_.memory_total.value + profile_.memory.driver_more.value; }
+  bool on_large_hopper() const { return is_qwen3_vl_on_large_hopper(model_, engine_, hardware_); }
+
+  // model_overrides/qwen3_vl.py, `_qwen3vl_hopper_serving_overrides`: "the profiled Qwen3-VL serving path".
+  // Its decode_attention_backend is FlashInfer, whose kernels have no table here.
+  void set_qwen3_vl_defaults() {
+    const auto said = [&](const char* name) { return args_.present() && args_.optional(name).present(); };
+    if (!said("radix_eviction_policy")) options_.set("radix_eviction_policy", std::string("priority"));
+    if (!said("prefill_decode_interval")) options_.set("prefill_decode_interval", std::int64_t{22});
+  }
+
+  Bytes driver_memory() const { return orrery::driver_memory(engine_, hardware_); }
 
   void set_by_device(const std::string& name) {
     for (const TypedProfile::Device& device : profile_.devices) {
@@ -249,6 +260,9 @@ class TypedResolver final : ArgumentResolver {
     std::int64_t decode = integer("decode_graphs");
     const bool asked = args_.present() && args_.optional(role("decode_graphs")).present();
     if (!asked && !default_sequences && given("sequences")) decode = std::min(decode, integer("sequences"));
+    // `expand_multimodal_decode_graph_to_running_limit`
+    if (!asked && given("sequences") && integer("sequences") <= 512 && on_large_hopper())
+      decode = std::max(decode, integer("sequences"));
     options_.set(role("decode_graphs"), decode);
     decode_limit_ = decode;
     std::int64_t prefill = given("prefill_graphs") ? integer("prefill_graphs") : integer("step_tokens");
@@ -262,7 +276,7 @@ class TypedResolver final : ArgumentResolver {
     // cuda_graph_hook.py: without an explicit backend none with pipeline stages.
     // Nor for a model that takes images (disable_breakable_cudagraph_if_incompatible): "multimodal prefill
     // replay faults"; none of those that the wheel excepts has an encoder here.
-    if (plan_.pp > 1 || takes_images()) s.prefill_graph_sizes.clear();
+    if (plan_.pp > 1 || takes_images(model_, engine_)) s.prefill_graph_sizes.clear();
     drop_graphs_for_exchange();
   }
 
@@ -309,12 +323,10 @@ class TypedResolver final : ArgumentResolver {
     return std::round((total - reserved) / total * 1000) / 1000 * encoder_share();
   }
 
-  bool takes_images() const { return model_.vision != nullptr && !serves_text_only(model_, engine_); }
-
   // memory_hook.py, adjust_mem_fraction_for_vlm: less for the pool, by layers · width² of the encoder against
   // those of ViT-L. Configs that call their layers `depth` (Qwen) count as 24.
   double encoder_share() const {
-    if (!takes_images()) return 1;
+    if (!takes_images(model_, engine_)) return 1;
     const VisionSpec& v = *model_.vision;
     const double layers = v.rule == ImageRule::qwen_vl ? 24 : static_cast<double>(v.layers);
     const double ratio = layers * static_cast<double>(v.hidden * v.hidden) / (24.0 * 1024 * 1024);
@@ -374,9 +386,10 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
   const auto given = [&](const char* role) { return options.has(profile.roles.at(role)); };
   const auto integer = [&](const char* role) { return options.integer(profile.roles.at(role)); };
   const Bytes free_before = plan.total - m.before_load.value;
-  plan.residue = m.before_load.value;
+  const Bytes images = reserved_for_images(spec.model, spec.engine, spec.hardware);
+  plan.residue = m.before_load.value + images;
   plan.requested = free_before * options.number(profile.roles.at("static_fraction"));
-  plan.kv_available = plan.requested - plan.weights;
+  plan.kv_available = plan.requested - plan.weights - images;
   if (plan.kv_available.value() <= 0) return;
   const Bytes cache = plan.kv_available - share_states(spec, plan);
   const auto role = [&](const char* name) {

@@ -101,13 +101,14 @@ std::int32_t KvBlockManager::State::last_resident(const Sequence& sequence, std:
 // groups with a window; a shorter one counts when it is resident from block 0 on. With a drafter a block more
 // has to be, and is not taken (`_contiguous_blocks_for_hit`).
 std::int32_t KvBlockManager::State::longest_in_windows(Handle handle, std::int32_t limit) {
+  const bool drops = config.drops_last && !config.cached_states;
   std::int32_t end = limit;
   while (end > 0) {
-    const std::int32_t floor = std::max(0, end - window_blocks() - (config.drops_last ? 1 : 0));
+    const std::int32_t floor = std::max(0, end - window_blocks() - (drops ? 1 : 0));
     std::int32_t from = floor;
     for (std::int32_t g = config.full_groups; g < groups; ++g)
       from = std::max(from, resident_from(at(handle, g), floor, end));
-    if (from == floor) return config.drops_last ? end - 1 : end;
+    if (from == floor) return drops ? end - 1 : end;
     std::int32_t next = from - 1;  // block from − 1 is missing somewhere
     for (std::int32_t g = config.full_groups; g < groups && next > 0; ++g)
       next = std::min(next, last_resident(at(handle, g), next));
@@ -123,6 +124,8 @@ KvBlockManager::Hit KvBlockManager::State::lookup_in_groups(Handle handle, std::
   for (std::int32_t g = 0; g < config.full_groups; ++g)
     length = walk(at(handle, g), length, [](Id, std::int32_t, std::int32_t) {});
   Hit hit;
+  // A drafting network's layers attend: the groups with states know no last block to leave out.
+  if (config.cached_states && config.drops_last) length = std::max(0, length - 1);
   if (config.cached_states) hit.attended = length;
   length = longest_in_windows(handle, length);
   hit.blocks = length;

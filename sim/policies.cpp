@@ -6,7 +6,9 @@
 #include "sim/schedulers/tensorrt_llm_ranks.h"
 #include "sim/schedulers/vllm_v1.h"
 #include "sim/sglang_balancer.h"
+#include "sim/sglang_ranks.h"
 #include "sim/vllm_balancer.h"
+#include "sim/vllm_ranks.h"
 
 namespace orrery {
 
@@ -48,13 +50,20 @@ std::unique_ptr<Scheduler> make_instance_scheduler(const SchedulerPolicy& policy
                                                    const SchedulerConfig& config, std::int32_t ranks) {
   if (ranks == 1) return policy.make(config);
   if (policy.make == make_tensorrt_llm) return std::make_unique<TensorRtLlmRanks>(config, ranks);
+  if (policy.make == make_sglang && SglangRanks::needed(config)) {
+    auto own = SglangRanks::make_ranks(config, ranks);
+    auto balancer = make_balancer(config, own);
+    return std::make_unique<SglangRanks>(config, std::move(own), std::move(balancer));
+  }
   std::vector<std::unique_ptr<Scheduler>> schedulers;
   for (std::int32_t r = 0; r < ranks; ++r) schedulers.push_back(policy.make(config));
   if (policy.make == make_vllm_v1) {
     auto front_end =
         std::make_unique<VllmBalancer>(schedulers.size(), static_cast<std::size_t>(config.front_ends));
-    return std::make_unique<RankScheduler>(std::move(schedulers), std::move(front_end),
-                                           RankRules{.idle_ranks_are_bound = true});
+    const RankRules rules{.idle_ranks_are_bound = true};
+    if (const std::int64_t interval = VllmRanks::interval_of(config); interval > 1)
+      return std::make_unique<VllmRanks>(interval, std::move(schedulers), std::move(front_end), rules);
+    return std::make_unique<RankScheduler>(std::move(schedulers), std::move(front_end), rules);
   }
   auto balancer = make_balancer(config, schedulers);
   return std::make_unique<RankScheduler>(std::move(schedulers), std::move(balancer));

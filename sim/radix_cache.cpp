@@ -129,6 +129,7 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
     upper.children = 1;
     upper.hits = node.hits;
     upper.priority = node.priority;
+    upper.history = node.history;
     upper.born = node.born;
     upper.live = node.live;
     upper.device = node.device;
@@ -223,6 +224,7 @@ RadixCache::Node RadixCache::add_leaf(Node parent, const TokenRuns& content, std
   leaf.used = now();
   leaf.born = births_++;
   const Node id = nodes_.make(leaf);
+  if (config_.eviction == Eviction::tlru) raise_history(id);
   children_[{parent, leaf.first_page}] = id;
   ++nodes_[parent].children;
   ++nodes_[parent].device_children;
@@ -306,6 +308,13 @@ void RadixCache::drop_leaf(Node id) {
   evicted_ += freed;
 }
 
+// `_set_tlru_lens_and_raise_history`. Who is raised has the new leaf below it and is no leaf itself.
+void RadixCache::raise_history(Node leaf) {
+  const std::int64_t end = nodes_[leaf].end;
+  for (Node id = leaf; id != root && nodes_[id].history < end; id = nodes_[id].parent)
+    nodes_[id].history = end;
+}
+
 // Puts the node in or out of the evictable leaves, at the place that its fields give it now.
 void RadixCache::requeue(Node id) {
   if (id == root) return;
@@ -338,8 +347,9 @@ RadixCache::EvictionKey RadixCache::key_of(Node id) const {
   switch (config_.eviction) {
     case Eviction::lru: return {n.used, 0, n.used, id};
     case Eviction::lfu: return {n.hits, n.used, n.used, id};
-    case Eviction::slru: return {n.hits >= 2 ? 1 : 0, n.used, n.used, id};
+    case Eviction::slru: return {n.hits >= config_.protected_hits ? 1 : 0, n.used, n.used, id};
     case Eviction::priority: return {n.priority, n.used, n.used, id};
+    case Eviction::tlru: return {n.begin >= n.history - config_.spare_tail ? -1 : 0, n.used, n.used, id};
   }
   return {};
 }

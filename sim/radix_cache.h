@@ -30,8 +30,8 @@
 
 namespace orrery {
 
-// arg_groups/choices.py; `tlru` needs a config of its own and is not modelled.
-enum class Eviction : std::uint8_t { lru, lfu, slru, priority };
+// arg_groups/choices.py, mem_cache/evict_policy.py
+enum class Eviction : std::uint8_t { lru, lfu, slru, priority, tlru };
 
 class RadixCache {
  public:
@@ -40,6 +40,8 @@ class RadixCache {
     std::int32_t page_size = 1;  // tokens
     bool prefix_sharing = true;  // off: nothing is ever in the tree
     Eviction eviction = Eviction::lru;
+    std::int64_t protected_hits = 2;        // slru: radix_eviction_policy_config.protected_threshold
+    std::int64_t spare_tail = 0;            // tlru: its threshold − next_prompt_estimate
     std::int64_t window = 0;                // tokens that a windowed layer looks back; 0 = there is none
     std::int64_t windowed_tokens = 0;       // of the second pool
     std::int64_t state_slots = 0;           // of the pool of states; 0 = no layer keeps one
@@ -179,6 +181,7 @@ class RadixCache {
     std::int32_t locks = 0, children = 0;
     std::int64_t used = 0;  // logical time
     std::int64_t hits = 0, priority = 0;
+    std::int64_t history = 0;           // tlru: the deepest end below it that there ever was
     std::int64_t born = 0;              // its place among its parent's children
     bool live = false;                  // has its windowed slots
     bool device = true;                 // its slots are on the device
@@ -223,6 +226,7 @@ class RadixCache {
   Node add_leaf(Node parent, const TokenRuns& content, std::size_t run, std::int64_t begin, std::int64_t end,
                 std::int64_t priority);
   void requeue(Node node);
+  void raise_history(Node leaf);
   EvictionKey key_of(Node id) const;
   void evict_first();
   void drop_leaf(Node id);

@@ -212,6 +212,16 @@ void RankScheduler::close_plan(Members members) {
   prompts_.push_back(prompts);
 }
 
+// A pass that takes the ranks' time all the same (StepPlan::empty_batch).
+void RankScheduler::run_nobody() {
+  plan_.empty_batch = true;
+  plan_.repeat = 1;
+  open_.push_back({});
+  ++next_step_;
+  ++empty_passes_;
+  if (balancer_->watches_steps()) prompts_.push_back({});
+}
+
 void RankScheduler::watch() {
   for (std::size_t r = 0; r < ranks_.size(); ++r) balancer_->processing(r, prompts_.front()[r]);
   prompts_.pop_front();
@@ -345,6 +355,7 @@ const SchedulerCounters& RankScheduler::counters() const {
     least = std::min(least, c.min_free_blocks);
   }
   counters_.min_free_blocks = least * static_cast<std::int64_t>(ranks_.size());
+  counters_.empty_batches = empty_passes_;
   return counters_;
 }
 

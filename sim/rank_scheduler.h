@@ -3,6 +3,7 @@
 // who deals requests out says otherwise (sim/schedulers/tensorrt_llm_ranks.h).
 #pragma once
 
+#include <algorithm>
 #include <bitset>
 #include <cstdint>
 #include <deque>
@@ -94,6 +95,11 @@ class RankScheduler : public Scheduler {
   void watch();
   void update_rank(const StepOutcome& outcome, std::size_t rank);
   void sit_out(std::size_t updates);
+  // Nothing is in flight but passes of nobody.
+  bool nothing_runs() const {
+    return std::all_of(open_.begin(), open_.end(), [](const Members& open) { return open.none(); });
+  }
+  void run_nobody();
 
   std::vector<std::unique_ptr<Scheduler>> ranks_;
   std::unique_ptr<RankBalancer> balancer_;
@@ -102,6 +108,7 @@ class RankScheduler : public Scheduler {
   bool was_idle_ = false;
   std::size_t last_chosen_ = 0;
   std::int64_t next_step_ = 0;
+  std::uint64_t empty_passes_ = 0;
   std::deque<Members> open_;           // steps in flight, oldest first
   std::deque<Members> prompts_;        // who has prompts in them; only for a balancer that watches
   std::vector<std::int64_t> updated_;  // by rank: its own steps whose outcome is known

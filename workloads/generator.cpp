@@ -10,6 +10,7 @@
 #include "workloads/generators/arrival_process.h"
 #include "workloads/generators/length_sampler.h"
 #include "workloads/generators/servegen.h"
+#include "workloads/priority.h"
 #include "workloads/trace_reader.h"
 
 namespace orrery {
@@ -161,7 +162,7 @@ void GeneratorSource::fill(Conversation& conversation, TraceRequest& request) {
   request.output_tokens = lengths.output;
   request.max_output_tokens = lengths.output;
   request.session = spec_.sessions.turns_mean > 1 ? conversation.number + 1 : 0;
-  request.priority = 0;
+  request.priority = no_priority;
   request.images.clear();
   request.tenant.clear();
   request.hash_ids.clear();

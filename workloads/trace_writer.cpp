@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "workloads/priority.h"
 
 namespace orrery {
 
@@ -137,7 +138,7 @@ void append_trace_line(std::string& text, const TraceRequest& request) {
   };
   append_patience("timeout_ms", request.timeout);
   append_patience("cancel_after_ms", request.cancel_after);
-  if (request.priority != 0) text += ", \"priority\": " + std::to_string(request.priority);
+  if (request.priority != no_priority) text += ", \"priority\": " + std::to_string(request.priority);
   if (!request.images.empty()) {
     text += ", \"images\": [";
     for (std::size_t i = 0; i < request.images.size(); ++i) {

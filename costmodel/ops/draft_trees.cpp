@@ -45,18 +45,24 @@ class TreeAttentionOperator : public TreeOperator {
     OpCost cost;
     const double rows = tree_rows(spec_, input);
     if (rows == 0) return cost;
-    const auto width = static_cast<double>(spec_.heads * spec_.head_dim);
-    const double keys = spec_.tree_keys * 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim);
+    // Of a latent every head reads the same key, whose first `n` numbers are the value.
+    const bool latent = spec_.variant == "latent";
+    const auto width = static_cast<double>(spec_.heads * (latent ? spec_.n : spec_.head_dim));
+    const auto key = static_cast<double>(latent ? spec_.n + spec_.k : 2 * spec_.kv_heads * spec_.head_dim);
+    const double keys = spec_.tree_keys * key;
     // Query and output of the launch; two results and their sum; five passes over sums of two results in
     // fp32.
     stream(rows * (keys * spec_.kv_bytes + 5 * width * 2 + 10 * static_cast<double>(spec_.heads) * 4),
            attention_start + 3, cost);
-    cost.flops = 4.0 * width * spec_.tree_keys * rows;
+    const auto places = static_cast<double>(latent ? spec_.heads * spec_.k : 0);  // scores see them too
+    cost.flops = (4.0 * width + 2.0 * places) * spec_.tree_keys * rows;
     return cost;
   }
   std::string shape_text(const StepInput& input) const override {
+    const bool latent = spec_.variant == "latent";
     return TreeOperator::shape_text(input) + " heads=" + std::to_string(spec_.heads) + "/" +
-           std::to_string(spec_.kv_heads) + " d=" + std::to_string(spec_.head_dim);
+           std::to_string(latent ? 1 : spec_.kv_heads) +
+           " d=" + std::to_string(latent ? spec_.n + spec_.k : spec_.head_dim);
   }
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 };

@@ -160,6 +160,7 @@ StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTi
 
 StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan, SimTime now) {
   ORRERY_CHECK(plan.ranks.size() == e.lanes.size(), "a plan for every rank");
+  if (plan.empty_batch) return e.pricer->price_joint_pass();
   chunks_.clear();
   chunks_.reserve(plan.prefill.size());  // shapes point into it
   rank_shapes_.clear();
@@ -205,12 +206,12 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   open.timing.launch += first_use_.charge(instance, plan.tokens());
   if (encode_only_) open.timing.busy = open.timing.launch = open.timing.last_kernel = 0;
   if (!e.speeds.empty()) slow_down(open.timing, e.speeds.front());
-  if (shares_links(instance)) {
+  if (shares_links(instance) && !plan.empty_batch) {
     const std::span<const StepShape> ranks =
         plan.ranks.empty() ? std::span<const StepShape>(&shape, 1) : std::span<const StepShape>(rank_shapes_);
     open.timing.busy = share_step(e, ranks, open.timing.busy, now);
   }
-  count_usage(plan, shape, open.timing.busy);
+  if (!plan.empty_batch) count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) {
     add_images(plan, open.timing);
     if (!e.speeds.empty()) open.timing.ahead = slowed(open.timing.ahead, e.speeds.front());

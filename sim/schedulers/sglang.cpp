@@ -29,8 +29,7 @@ SequenceId SglangScheduler::add(const Request& request) {
   const std::int64_t counted = prompt + config_.speculation.context;
   if (counted >= config_.context_length && config_.speculation.context > 0) return SequenceId::none();
   if (counted + request.max_output_tokens > config_.context_length) return SequenceId::none();
-  const std::int64_t priority =
-      config_.schedule_low_priority_values_first ? request.priority : -std::int64_t{request.priority};
+  const std::int64_t priority = rank_of(request.priority);
   if (queue_is_full()) {
     // `_abort_on_queued_limit`: 503 for the newcomer, or for the worst that waits if that is worse.
     if (!config_.enable_priority_scheduling) return SequenceId::none();
@@ -96,13 +95,13 @@ KvUsage SglangScheduler::kv_usage() const {
 // ----------------------------------------------------------------------------------------------------- pass
 
 const StepPlan& SglangScheduler::schedule() {
-  begin_plan();
+  if (!opened_) begin_plan();
   if (out_of_memory_) return plan_;
   if (config_.staged()) return go_round();
   Kind kind = run_pass();
   // A pass without a batch is over at once: with no result to wait for, the next one follows.
   for (bool again = !aborted_.empty(); kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
-    if (!deferred_ && !again && !emptied_) break;
+    if ((!deferred_ || config_.negotiates) && !again && !emptied_) break;
     again = false;
     kind = run_pass();
   }
@@ -125,8 +124,21 @@ void SglangScheduler::begin_plan() {
 }
 
 SglangScheduler::Kind SglangScheduler::run_pass() {
-  if (config_.role == SglangRole::prefill) return run_prefill_pass();
   if (config_.role == SglangRole::decode) return run_decode_pass();
+  if (!opened_) begin_pass();
+  if (config_.role == SglangRole::prefill) return prefill();
+  Kind kind = Kind::none;
+  if (!deferred_) kind = prefill();
+  opened_ = false;
+  if (kind == Kind::none && batch_rows() > 0 && !out_of_memory_) kind = decode();
+  if (kind == Kind::extend || kind == Kind::mixed) interval_left_ = config_.prefill_decode_interval;
+  return kind;
+}
+
+// §1.4 up to the attempt to prefill.
+void SglangScheduler::begin_pass() {
+  flush_backups();
+  if (config_.role == SglangRole::prefill) return begin_prefill_pass();
   stash_chunk();
   if (last_batch_mixed_) dead_rows_ = 0;
   emptied_ = false;
@@ -134,11 +146,7 @@ SglangScheduler::Kind SglangScheduler::run_pass() {
   if (running_shrank_) batch_is_full_ = false;
   running_shrank_ = false;
   if (!config_.rules_of_0_5_17) retire_ended(decodes_launched_);
-  Kind kind = Kind::none;
-  if (!defer_prefill()) kind = prefill();
-  if (kind == Kind::none && batch_rows() > 0 && !out_of_memory_) kind = decode();
-  if (kind == Kind::extend || kind == Kind::mixed) interval_left_ = config_.prefill_decode_interval;
-  return kind;
+  defer_prefill();
 }
 
 // §1.4 step 2: a chunk that is not the last goes into the tree now, although the device may still compute it.
@@ -275,7 +283,10 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   plan_.free_blocks = free;
   for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
   digest_.add(static_cast<std::uint64_t>(aborted_.size()));
-  if (kind == Kind::none) return plan_;
+  if (kind == Kind::none) {
+    if (open_.empty()) flush_backups();  // the next pass would, at once
+    return plan_;
+  }
 
   if (config_.role == SglangRole::decode) {
     launched_joined_.swap(remote_.joined);

@@ -66,6 +66,14 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   bool on_remote_failure(SequenceId sequence) override;
   bool on_room(SequenceId sequence) override;
 
+  // Ranks that negotiate (sglang_delays.cpp): a pass up to the question whether prompts may run; the answer
+  // before schedule(); and what others' prompts, or a pass without requests, mean.
+  PrefillVote open_pass();
+  void answer(bool allowed) { answer_ = allowed; }
+  bool put_off() const { return put_off_ || deferred_; }
+  void pass_idle();
+  void prompts_ran();
+
   const RadixCache& cache() const { return cache_; }  // for tests
   bool watch_cache(CacheEvents* events) override {
     cache_.watch(events);
@@ -171,8 +179,12 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     Slot new_chunked = no_slot;
     std::vector<std::pair<double, std::int64_t>> states;  // §2.5: tokens left, tokens occupied
     bool has_states = false;
-    std::int8_t verdict = -1;    // of the prefill delayer in this pass; −1 = not asked yet
-    std::int64_t attempted = 0;  // requests that it takes the attempt for, when nothing comes of it
+    bool tries = false;          // none of §2.1's early exits
+    bool little_used = false;    // the pools, by the prefill delayer's low watermark
+    bool asked = false;          // the delayer: somebody could be admitted
+    bool polls = false;          // only to find out whether somebody could
+    bool made_room = false;      // whoever the first candidate displaces has been displaced
+    std::int64_t attempted = 0;  // requests that the delayer takes the attempt for, when nothing comes of it
   };
   enum class Answer : std::uint8_t { go_on, no_token, other };
   struct Shape {
@@ -184,6 +196,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang.cpp: one pass of the loop
   Kind run_pass();
+  void begin_pass();
   void begin_plan();
   void stash_chunk();
   void merge_last_batch();
@@ -197,6 +210,9 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang_prefill.cpp
   Kind prefill();
+  Adder begin_attempt();
+  Kind attempt(Adder& adder);
+  std::int64_t chunk_tokens(const Adder& adder) const;
   Adder make_adder();
   double running_offset();
   void continue_chunk(Adder& adder);
@@ -229,12 +245,19 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang_delays.cpp
   bool waits_for_free_slots() const;
+  bool little_used() const;
+  PrefillVote vote(const Adder& adder) const;
+  PrefillDelayer::Limits delay_limits() const {
+    return {.running_requests = config_.max_running_requests,
+            .prefill_requests = config_.prefill_max_requests};
+  }
   bool may_prefill(Adder& adder);
-  bool delayer_allows();
   void end_attempt(const Adder& adder, Kind kind);
+  Adder resume_attempt();
   std::int64_t shorter_work_limit(const Adder& adder) const;
 
   // sglang_priority.cpp
+  std::int64_t rank_of(std::int32_t priority) const;
   bool enqueue(Slot slot);
   bool queue_is_full() const {
     return config_.max_queued_requests > 0 &&
@@ -276,7 +299,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang_disaggregation.cpp
   bool awaits_other_side() const;
-  Kind run_prefill_pass();
+  void begin_prefill_pass();
   Kind run_decode_pass();
   void notice_ended();
   void pop_bootstrapped();
@@ -303,7 +326,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   // sglang_host.cpp
   std::int64_t load_back(Sequence& s, const RadixCache::Match& hit);
   std::int64_t host_blocks(std::int64_t full, std::int64_t windowed, std::int64_t states) const;
-  void issue_backups(bool behind_step);
+  void flush_backups();
   void plan_host_work();
 
   // sglang_windows.cpp
@@ -404,21 +427,19 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   DecodeEnds ends_;             // steps: decode steps
   DecodeEnds slides_;           // decode steps before which windows are to be looked at
   std::vector<Entry> fresh_;    // merged since the last decode step: their next gap is their own
-  std::int64_t next_order_ = 0, front_order_ = 0;
-  std::int64_t decodes_launched_ = 0;
+  std::int64_t next_order_ = 0, front_order_ = 0, decodes_launched_ = 0;
   std::int64_t next_step_ = 0, updated_steps_ = 0;
   bool deferred_ = false;              // the last pass did not try to prefill
   std::int64_t interval_left_ = 0;     // §2.8 prefill_decode_interval
   std::uint64_t refresh_calls_ = 0;    // §2.2
   std::uint64_t shuffles_ = 0;         // policy random
   std::int64_t prefilled_tokens_ = 0;  // processed_tokens_counter
-  struct Delayer {
-    std::int64_t delayed = 0;  // passes in a row
-    SimTime since;             // the first of them
-    bool skips_first = true;
-    std::deque<std::int64_t> recent;  // sizes of the latest attempts
-    std::int64_t largest = 0;         // of them (max_prefill_bs)
-  } delayer_;
+  PrefillDelayer delayer_;
+  std::deque<std::int64_t> recent_batches_;  // sizes of the latest attempts
+  std::int64_t largest_batch_ = 0;           // of them (max_prefill_bs)
+  bool answer_ = true, put_off_ = false;     // the delayer's; and it kept the last pass from prompts
+  bool opened_ = false;                      // a pass of negotiating ranks is under way
+  Adder polled_;
   SimTime now_;
   std::deque<Launched> open_;  // launched, result not processed
 
@@ -430,7 +451,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   struct OpenBackup {
     std::uint64_t id;
-    RadixCache::Backup backup;
+    std::vector<RadixCache::Backup> backups;
   };
   std::vector<OpenBackup> open_backups_;
   std::vector<TransferWork> issued_, taken_;
@@ -456,6 +477,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     bool rooms = false;        // somebody in the queue has been told of room
     LargestMember lengths;     // decode: of the running batch
     std::int32_t held = 0, receiving = 0;
+    std::int64_t passes = 0;  // decode: that might have asked for transfers
     std::vector<PullWork> pulls, pulled;
     std::vector<SendWork> sends, sent;
     std::vector<HandedWork> handed;

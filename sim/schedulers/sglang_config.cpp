@@ -25,6 +25,7 @@ constexpr std::array evictions{
     std::pair<std::string_view, Eviction>{"lfu", Eviction::lfu},
     std::pair<std::string_view, Eviction>{"slru", Eviction::slru},
     std::pair<std::string_view, Eviction>{"priority", Eviction::priority},
+    std::pair<std::string_view, Eviction>{"tlru", Eviction::tlru},
 };
 constexpr std::array write_policies{
     std::pair<std::string_view, std::int64_t>{"write_through", 1},
@@ -77,6 +78,15 @@ void read_policy(const NamedOptions& options, SglangConfig& c) {
   const bool cached = c.schedule_policy == QueuePolicy::lpm || c.schedule_policy == QueuePolicy::dfs_weight ||
                       c.schedule_policy == QueuePolicy::hrrn;
   if (cached && !c.cache.prefix_sharing) c.schedule_policy = QueuePolicy::fcfs;
+}
+
+// `handle_pd_disaggregation`: a few running requests, if so many were asked for, leave room for twice as many
+// that receive.
+void read_decode_role(const NamedOptions& o, SglangConfig& c) {
+  const bool few = o.has("max_running_requests") && c.max_running_requests <= 32;
+  c.extra_rows = few ? 2 * c.max_running_requests : 0;
+  read(o, "disaggregation_decode_extra_slots", c.extra_rows);
+  read(o, "disaggregation_decode_polling_interval", c.polling_interval);
 }
 
 void read_delays(const NamedOptions& o, PrefillDelays& d) {
@@ -135,11 +145,17 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   // pd_disaggregation_hook.py: off on the decode side, unless asked for.
   read(o, "disaggregation_decode_enable_radix_cache", c.decode_radix_cache);
   if (c.role == SglangRole::decode) no_sharing = !c.decode_radix_cache;
+  if (c.role == SglangRole::decode) read_decode_role(o, c);
   c.cache.prefix_sharing = !no_sharing;
   if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
   tier_windows(config, c);
   read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
   read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
+  read(o, "radix_eviction_policy_config.protected_threshold", c.cache.protected_hits);
+  std::int64_t estimate = 0;
+  read(o, "radix_eviction_policy_config.threshold", c.cache.spare_tail);
+  read(o, "radix_eviction_policy_config.next_prompt_estimate", estimate);
+  c.cache.spare_tail -= estimate;
   read_policy(o, c);
   c.seed = config.seed;
   read_delays(o, c.delays);
@@ -153,6 +169,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "disable_priority_preemption", c.disable_priority_preemption);
   read(o, "schedule_low_priority_values_first", c.schedule_low_priority_values_first);
   read(o, "priority_scheduling_preemption_threshold", c.priority_scheduling_preemption_threshold);
+  if (o.has("default_priority_value")) c.default_priority_value = o.integer("default_priority_value");
   read_name(o, "retraction_policy", retractions, c.retraction_by_priority);
   // `_add_request_to_queue`: apart no queue has a limit.
   if (c.role == SglangRole::whole) read(o, "max_queued_requests", c.max_queued_requests);

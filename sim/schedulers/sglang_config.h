@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "sim/radix_cache.h"
 #include "sim/scheduler.h"
+#include "sim/sglang_delayer.h"
 
 namespace orrery {
 
@@ -22,16 +24,6 @@ enum class QueuePolicy : std::uint8_t {
   routing_key
 };
 
-// Delays of prefill (managers/prefill_delayer.py, min_free_slots_delayer.py).
-struct PrefillDelays {
-  bool on = false;              // enable_prefill_delayer
-  std::int64_t passes = 30;     // prefill_delayer_max_delay_passes
-  double low_usage = 0;         // ..._token_usage_low_watermark; 0 = none
-  double queue_ratio = 0;       // ..._queue_min_ratio; 0 = none
-  double most_ms = 5000;        // ..._max_delay_ms, of the queue's trigger
-  std::int64_t free_slots = 0;  // min_free_slots_delay; up to 1 = off
-};
-
 // Layers that keep a state (sglang_states.cpp); the pool is cache.state_slots.
 struct StateSlots {
   std::int64_t of_sequence = 0;  // its own, and those that are filled in turn (mamba_radix_cache_strategy)
@@ -44,6 +36,8 @@ struct SglangConfig {
   SglangRole role = SglangRole::whole;
   std::int64_t num_reserved_decode_tokens = 512;  // decode role: kept free for each request
   bool decode_radix_cache = false;                // disaggregation_decode_enable_radix_cache
+  std::int64_t extra_rows = 0;                    // disaggregation_decode_extra_slots: for those who receive
+  std::int64_t polling_interval = 1;              // disaggregation_decode_polling_interval, in passes
   RadixCache::Config cache;                       // max_total_num_tokens, page_size, disable_radix_cache, …
   std::int64_t context_length = 40960;
   std::int64_t max_running_requests = 2048;
@@ -54,10 +48,12 @@ struct SglangConfig {
   QueuePolicy schedule_policy = QueuePolicy::fcfs;
   std::uint64_t seed = 0;  // for the policy `random`
   PrefillDelays delays = {};
+  bool negotiates = false;  // with other ranks (sim/sglang_ranks.h)
   bool enable_mixed_chunk = false;
   bool enable_priority_scheduling = false, disable_priority_preemption = false;
   bool schedule_low_priority_values_first = false;
   std::int64_t priority_scheduling_preemption_threshold = 10;
+  std::optional<std::int64_t> default_priority_value;
   bool retraction_by_priority = false;   // retraction_policy
   std::int64_t max_queued_requests = 0;  // 0 = no limit
   bool overlap = true;                   // not disable_overlap_schedule
@@ -82,6 +78,7 @@ struct SglangConfig {
   double init_new_token_ratio = 0.7, schedule_conservativeness = 1, min_new_token_ratio_factor = 0.14;
   std::int64_t new_token_ratio_decay_steps = 600, retract_decode_steps = 20, clip_max_new_tokens = 4096;
 
+  std::int64_t rows() const { return max_running_requests + extra_rows; }  // of the decode role
   bool preempts() const { return enable_priority_scheduling && !disable_priority_preemption; }
   bool chunking() const { return chunked_prefill_size > 0; }
   bool speculating() const { return speculation.tokens > 0; }

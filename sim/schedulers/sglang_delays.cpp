@@ -1,6 +1,10 @@
 // Delays of prefill (managers/prefill_delayer.py and min_free_slots_delayer.py of 0.5.23, and what
-// `Scheduler.get_new_batch_prefill` and PrefillAdder do with them), for one rank: what ranks would tell one
-// another is its own. Passes that the delayer keeps from a prompt decode instead.
+// `Scheduler.get_new_batch_prefill` and PrefillAdder do with them). Passes that the delayer keeps from a
+// prompt decode instead.
+//
+// Ranks negotiate once a pass, at the first candidate that each of them could admit. So a pass of theirs
+// comes in two parts (sim/sglang_ranks.cpp): open_pass() goes as far as that question, and schedule() goes on
+// with the answer. Who is refused before it is asked for would be refused by the rest of the pass too.
 #include <algorithm>
 
 #include "sim/schedulers/sglang.h"
@@ -14,24 +18,10 @@ bool SglangScheduler::waits_for_free_slots() const {
   return std::min(most_rows() - batch_rows(), config_.max_running_requests - rows_held_) < least;
 }
 
-// `negotiate_should_allow_prefill`: asked when somebody could be admitted; one answer a pass.
-bool SglangScheduler::may_prefill(Adder& adder) {
-  if (!config_.delays.on) return true;
-  // `_estimate_attempted_prefill_bs`
-  const std::int64_t slots = std::max<std::int64_t>(config_.max_running_requests - batch_rows(), 1);
-  const auto queue = std::max<std::int64_t>(static_cast<std::int64_t>(waiting_.size()), 1);
-  adder.attempted = std::max(adder.attempted, std::min(queue, slots));
-  if (adder.verdict < 0) adder.verdict = delayer_allows() ? 1 : 0;
-  return adder.verdict == 1;
-}
-
-// `_negotiate_should_allow_prefill_pure` with a prompt that could be admitted.
-bool SglangScheduler::delayer_allows() {
-  const PrefillDelays& d = config_.delays;
-  const std::int64_t delayed = delayer_.delayed;
-  delayer_.delayed = 0;
-  const double capacity = static_cast<double>(config_.cache.tokens);
-  double usage = 1 - static_cast<double>(free_tokens()) / capacity;
+// `get_max_pool_usage`, before anybody is looked up, below the low watermark.
+bool SglangScheduler::little_used() const {
+  if (!config_.delays.on || config_.delays.low_usage <= 0) return false;
+  double usage = 1 - static_cast<double>(free_tokens()) / static_cast<double>(config_.cache.tokens);
   if (cache_.windowed()) {
     const auto slots = static_cast<double>(cache_.windowed_available() + cache_.windowed_evictable());
     usage = std::max(usage, 1 - slots / static_cast<double>(config_.cache.windowed_tokens));
@@ -40,21 +30,31 @@ bool SglangScheduler::delayer_allows() {
     const auto slots = static_cast<double>(cache_.free_states() + cache_.idle_states());
     usage = std::max(usage, 1 - slots / static_cast<double>(config_.cache.state_slots));
   }
-  if (d.low_usage > 0 && usage < d.low_usage) return true;
-  bool waits = config_.max_running_requests - batch_rows() < delayer_.largest;
-  if (d.queue_ratio > 0 && batch_rows() > 0) {
-    const std::int64_t most =
-        config_.prefill_max_requests > 0 ? config_.prefill_max_requests : delayer_.largest;
-    const std::int64_t least = std::min(static_cast<std::int64_t>(batch_rows() * d.queue_ratio), most);
-    const bool late = delayed > 0 && (now_ - delayer_.since).milliseconds() >= d.most_ms;
-    waits = waits || (!late && static_cast<std::int64_t>(waiting_.size()) < least);
+  return usage < config_.delays.low_usage;
+}
+
+PrefillVote SglangScheduler::vote(const Adder& adder) const {
+  return {.asks = adder.asked,
+          .little_used = adder.little_used,
+          .running = batch_rows(),
+          .largest = largest_batch_,
+          .waiting = static_cast<std::int64_t>(waiting_.size())};
+}
+
+// `negotiate_should_allow_prefill`: asked when somebody could be admitted; one answer a pass.
+bool SglangScheduler::may_prefill(Adder& adder) {
+  if (!config_.delays.on) return true;
+  // `_estimate_attempted_prefill_bs`
+  const std::int64_t slots = std::max<std::int64_t>(config_.max_running_requests - batch_rows(), 1);
+  const auto queue = std::max<std::int64_t>(static_cast<std::int64_t>(waiting_.size()), 1);
+  adder.attempted = std::max(adder.attempted, std::min(queue, slots));
+  const bool first = !std::exchange(adder.asked, true);
+  if (config_.negotiates) return !adder.polls && answer_;
+  if (first) {
+    const PrefillVote own = vote(adder);
+    answer_ = delayer_.allows(config_.delays, std::span(&own, 1), delay_limits(), now_);
   }
-  if (!waits) return true;
-  if (std::exchange(delayer_.skips_first, false)) return true;
-  if (delayed >= d.passes - 1) return true;
-  if (delayed == 0) delayer_.since = now_;
-  delayer_.delayed = delayed + 1;
-  return false;
+  return answer_;
 }
 
 // `finalize`: of the latest 16 attempts (SGLANG_PREFILL_DELAYER_MAX_PREFILL_BS_WINDOW_SIZE) the largest
@@ -62,13 +62,59 @@ bool SglangScheduler::delayer_allows() {
 void SglangScheduler::end_attempt(const Adder& adder, Kind kind) {
   constexpr std::size_t window = 16;
   if (!config_.delays.on) return;
-  if (adder.verdict < 0) delayer_.delayed = 0;
+  if (!adder.asked && !config_.negotiates) {
+    const PrefillVote nobody;
+    delayer_.allows(config_.delays, std::span(&nobody, 1), delay_limits(), now_);
+  }
+  put_off_ = adder.asked && !answer_ && kind == Kind::none;
   const std::int64_t rows = static_cast<std::int64_t>(adder.batch.size()) + plan_decodes_;
   const std::int64_t size = kind == Kind::none ? adder.attempted : rows;
   if (size == 0) return;
-  delayer_.recent.push_back(size);
-  if (delayer_.recent.size() > window) delayer_.recent.pop_front();
-  delayer_.largest = *std::max_element(delayer_.recent.begin(), delayer_.recent.end());
+  recent_batches_.push_back(size);
+  if (recent_batches_.size() > window) recent_batches_.pop_front();
+  largest_batch_ = *std::max_element(recent_batches_.begin(), recent_batches_.end());
 }
+
+// -------------------------------------------------------------------------------------------- between ranks
+
+PrefillVote SglangScheduler::open_pass() {
+  if (out_of_memory_) return {};
+  begin_plan();
+  begin_pass();
+  opened_ = true;
+  put_off_ = false;
+  polled_ = Adder{};
+  if (deferred_) return {};
+  polled_ = begin_attempt();
+  if (!polled_.tries) return {};
+  if (chunked_ != no_slot && chunk_tokens(polled_) > 0) {
+    polled_.asked = config_.delays.on;
+  } else if (config_.delays.on) {
+    polled_.polls = true;
+    admit_from_queue(polled_);
+  }
+  return vote(polled_);
+}
+
+// The attempt that open_pass() began. Nobody asked: it has failed. Otherwise it is made again, to its end;
+// whoever had to make room for its first candidate is gone already.
+SglangScheduler::Adder SglangScheduler::resume_attempt() {
+  opened_ = false;
+  if (!polled_.tries || (polled_.polls && !polled_.asked)) {
+    polled_.tries = false;
+    return std::move(polled_);
+  }
+  Adder adder = make_adder();
+  adder.tries = true;
+  adder.attempted = polled_.attempted;
+  adder.made_room = !displaced_.empty();
+  return adder;
+}
+
+// A rank without requests beside ranks that have some goes through its passes too.
+void SglangScheduler::pass_idle() { defer_prefill(); }
+
+// `_arm_prefill_decode_interval`: is_extend_in_batch is of all ranks.
+void SglangScheduler::prompts_ran() { interval_left_ = config_.prefill_decode_interval; }
 
 }  // namespace orrery

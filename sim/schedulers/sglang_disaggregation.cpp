@@ -10,7 +10,7 @@
 //
 // What the engine polls once a pass is known here when a pass begins, and word of room is there at once.
 // Chunks that the next launch finds computed leave there at the event of their end, here with their result.
-// Buffers for metadata never run short, and rows are max_running_requests.
+// Buffers for metadata never run short.
 #include <algorithm>
 
 #include "sim/schedulers/sglang.h"
@@ -80,13 +80,12 @@ void SglangScheduler::notice_ended() {
 // ------------------------------------------------------------------------------------------------ prefill
 
 // `get_next_disagg_prefill_batch_to_run`: nothing ever runs, so that nothing is merged and no latch holds.
-SglangScheduler::Kind SglangScheduler::run_prefill_pass() {
+void SglangScheduler::begin_prefill_pass() {
   if (!remote_.ended.empty()) notice_ended();
   if (remote_.rooms) pop_bootstrapped();
   stash_chunk();
   last_batch_.clear();
   last_batch_had_chunk_ = batch_is_full_ = false;
-  return prefill();
 }
 
 void SglangScheduler::pop_bootstrapped() {
@@ -155,7 +154,9 @@ void SglangScheduler::hold(Slot slot, std::size_t update, bool said_eos) {
 // `process_decode_queue` and `get_next_disagg_decode_batch_to_run`.
 SglangScheduler::Kind SglangScheduler::run_decode_pass() {
   resume_retracted();
-  if (remote_.retracted.empty()) {
+  // process_decode_queue, polling_count; where nothing runs so many passes are over at once.
+  const bool idle = batch_rows() == 0 && open_.empty();
+  if (remote_.retracted.empty() && (++remote_.passes % config_.polling_interval == 0 || idle)) {
     preallocate();
     if (!remote_.ended.empty()) notice_ended();
   }
@@ -220,7 +221,7 @@ void SglangScheduler::preallocate() {
     ORRERY_DCHECK(same_by_walking(held, longest), "what the running batch holds, summed up");
   }
   const std::int64_t single = running_count_ > 0 ? longest - held : 0;
-  while (!remote_.queue.empty() && rows_held_ < config_.max_running_requests) {
+  while (!remote_.queue.empty() && rows_held_ < config_.rows()) {
     const Slot slot = remote_.queue.front();
     Sequence& s = sequences_[slot];
     if (config_.cache.prefix_sharing) find_received(s);
@@ -261,7 +262,7 @@ void SglangScheduler::find_received(Sequence& s) {
 
 // `resume_retracted_reqs`: back from host memory, without the token whose KV was never written.
 void SglangScheduler::resume_retracted() {
-  while (!remote_.retracted.empty() && rows_held_ < config_.max_running_requests) {
+  while (!remote_.retracted.empty() && rows_held_ < config_.rows()) {
     const Slot slot = remote_.retracted.front();
     Sequence& s = sequences_[slot];
     const std::int64_t tokens = s.prompt + std::max(s.outputs - 1, 0);

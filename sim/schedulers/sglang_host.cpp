@@ -2,6 +2,7 @@
 // `_execute_and_commit_kv_backup`, `check_hicache_events`): what an admitted request brings back, and which
 // copies are crossing the link.
 #include <algorithm>
+#include <utility>
 
 #include "sim/schedulers/sglang.h"
 
@@ -40,16 +41,22 @@ std::int64_t SglangScheduler::host_blocks(std::int64_t full, std::int64_t window
          states * config_.state_pages;
 }
 
-void SglangScheduler::issue_backups(bool behind_step) {
-  for (const RadixCache::Backup& backup : cache_.take_backups()) {
-    const std::int64_t blocks = host_blocks(backup.full, backup.windowed, backup.states);
-    open_backups_.push_back({next_transfer_, backup});
-    issued_.push_back({.direction = TransferWork::Direction::to_host,
-                       .id = next_transfer_++,
-                       .blocks = blocks,
-                       .behind_step = behind_step});
-    host_.stored += static_cast<std::uint64_t>(blocks);
-  }
+// `flush_pending_backups`, when a result has been processed and when a pass begins: all that was to be copied
+// becomes one copy (HiCacheController.start_writing), whose end is that of all its nodes (HiCacheAck). It
+// waits for the step in flight, which may still write what is copied (`write_fence_stream`).
+// `check_hicache_events` looks for ends when a pass begins; nobody asks in between.
+void SglangScheduler::flush_backups() {
+  if (!cache_.tiered()) return;
+  std::vector<RadixCache::Backup> backups = cache_.take_backups();
+  if (backups.empty()) return;
+  std::int64_t blocks = 0;
+  for (const RadixCache::Backup& b : backups) blocks += host_blocks(b.full, b.windowed, b.states);
+  open_backups_.push_back({next_transfer_, std::move(backups)});
+  issued_.push_back({.direction = TransferWork::Direction::to_host,
+                     .id = next_transfer_++,
+                     .blocks = blocks,
+                     .behind_step = !open_.empty()});
+  host_.stored += static_cast<std::uint64_t>(blocks);
 }
 
 // write_back: copies that evictions waited for since the last step.
@@ -67,12 +74,12 @@ std::span<const TransferWork> SglangScheduler::take_transfers() {
   return taken_;
 }
 
-// The node can be evicted from now on.
+// Its nodes can be evicted from now on.
 bool SglangScheduler::on_transfer(std::uint64_t transfer) {
   const auto open = std::find_if(open_backups_.begin(), open_backups_.end(),
                                  [&](const OpenBackup& b) { return b.id == transfer; });
   ORRERY_CHECK(open != open_backups_.end(), "a transfer that ends was issued");
-  cache_.end_backup(open->backup);
+  for (const RadixCache::Backup& backup : open->backups) cache_.end_backup(backup);
   open_backups_.erase(open);
   transfer_digest_.add(transfer);
   return !waiting_.empty();

@@ -1,33 +1,48 @@
 // Composing a prefill batch (§2; `Scheduler._get_new_batch_prefill_raw`, `PrefillAdder`, `PrefillBudget`).
 #include <algorithm>
+#include <utility>
 
 #include "sim/schedulers/sglang.h"
 
 namespace orrery {
 
 SglangScheduler::Kind SglangScheduler::prefill() {
-  // §2.1, in this order
+  Adder adder = opened_ ? resume_attempt() : begin_attempt();
+  const Kind kind = attempt(adder);
+  end_attempt(adder, kind);
+  return kind;
+}
+
+// §2.1, in this order.
+SglangScheduler::Adder SglangScheduler::begin_attempt() {
+  Adder none;
+  none.little_used = little_used();
   if (batch_rows() == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
-  if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
-  if (waits_for_free_slots()) return Kind::none;
+  if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return none;
+  if (waits_for_free_slots()) return none;
   const std::int64_t rows = config_.max_running_requests;
   if (std::min(most_rows() - batch_rows(), rows - rows_held_) <= 0 && chunked_ == no_slot &&
       !config_.preempts()) {
     batch_is_full_ = true;
-    return Kind::none;
+    return none;
   }
   order_queue();
   Adder adder = make_adder();
-  if (chunked_ != no_slot) continue_chunk(adder);
-  admit_from_queue(adder);
+  adder.tries = true;
+  adder.little_used = none.little_used;
+  return adder;
+}
+
+SglangScheduler::Kind SglangScheduler::attempt(Adder& adder) {
+  if (adder.tries) {
+    if (chunked_ != no_slot) continue_chunk(adder);
+    admit_from_queue(adder);
+  }
   for (const Displaced& d : displaced_) {
     if (enqueue(d.slot)) note_preemption(d.slot, d.by);
   }
   displaced_.clear();
-  if (adder.batch.empty()) {
-    end_attempt(adder, Kind::none);
-    return Kind::none;
-  }
+  if (adder.batch.empty()) return Kind::none;
   if (!allocate_batch(adder)) {
     out_of_memory_ = true;
     return Kind::none;
@@ -37,7 +52,6 @@ SglangScheduler::Kind SglangScheduler::prefill() {
   const bool mixes = config_.enable_mixed_chunk && config_.chunking() && batch_rows() > 0;
   const Kind kind = mixes ? mix_with_running() : Kind::extend;
   prefilled_tokens_ += plan_prefill_tokens_ + plan_decodes_;
-  end_attempt(adder, kind);
   return kind;
 }
 
@@ -102,17 +116,20 @@ void SglangScheduler::reserve(Adder& adder, std::int64_t extend, std::int64_t fu
 // --------------------------------------------------------------------------------------------------
 // admission
 
-// §2.6: no look-up; at least something is computed, whatever the budget says.
+// §2.6: at least something is computed, whatever the budget says; beside windows it may have to wait
+// (`SWAPrefillBudget.available_chunk_tokens`).
+std::int64_t SglangScheduler::chunk_tokens(const Adder& adder) const {
+  const std::int64_t tokens = std::min(adder.rem_chunk, static_cast<std::int64_t>(remaining_total(adder)));
+  if (cache_.windowed()) return std::min(tokens, remaining_windowed(adder) - config_.cache.page_size);
+  return tokens <= 0 ? adder.rem_chunk : tokens;
+}
+
+// No look-up.
 void SglangScheduler::continue_chunk(Adder& adder) {
   const Slot slot = chunked_;
   Sequence& s = sequences_[slot];
-  std::int64_t tokens = std::min(adder.rem_chunk, static_cast<std::int64_t>(remaining_total(adder)));
-  if (cache_.windowed()) {
-    // `SWAPrefillBudget.available_chunk_tokens`: here it may have to wait.
-    tokens = std::min(tokens, remaining_windowed(adder) - config_.cache.page_size);
-    if (tokens <= 0) return;
-  }
-  if (tokens <= 0) tokens = adder.rem_chunk;
+  std::int64_t tokens = chunk_tokens(adder);
+  if (tokens <= 0) return;
   may_prefill(adder);  // it goes on whatever the answer is
   if (const std::int64_t limit = shorter_work_limit(adder); limit > 0) tokens = std::min(tokens, limit);
   const std::int64_t left = s.input() - s.prefix;
@@ -135,7 +152,8 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     const auto taken = static_cast<std::int64_t>(adder.batch.size());
     const std::int64_t held = rows_held_ - static_cast<std::int64_t>(admitted);
     if (taken >= std::min(most_rows() - batch_rows(), rows - held + going)) batch_is_full_ = true;
-    if (batch_is_full_ && (!config_.preempts() || !preempt_for(adder, slot))) break;
+    const bool has_room = std::exchange(adder.made_room, false);
+    if (batch_is_full_ && !has_room && (!config_.preempts() || !preempt_for(adder, slot))) break;
     Sequence& s = sequences_[slot];
     const RadixCache::Match hit = cache_.match(s.content, key_length(s.input() - 1));
     s.prefix = s.in_tree = hit.tokens;

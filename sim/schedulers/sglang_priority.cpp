@@ -4,8 +4,20 @@
 #include <tuple>
 
 #include "sim/schedulers/sglang.h"
+#include "workloads/priority.h"
 
 namespace orrery {
+
+// `_set_default_priority` (tokenizer_manager.py) and `_set_or_validate_priority`: who says none has the
+// default, or is the least urgent of all. The less, the sooner.
+std::int64_t SglangScheduler::rank_of(std::int32_t priority) const {
+  constexpr std::int64_t last = std::int64_t{1} << 62;  // sys.maxsize, halved: differences stay in range
+  const bool said = priority != no_priority;
+  if (!said && !config_.enable_priority_scheduling) return 0;
+  if (!said && !config_.default_priority_value) return last;
+  const std::int64_t value = said ? priority : *config_.default_priority_value;
+  return config_.schedule_low_priority_values_first ? value : -value;
+}
 
 // The engine sorts at every attempt; entries do not change while they wait, so that it is enough to put each
 // in its place: by priority, then by time (fcfs) or by the longest output (lof), ties by time.

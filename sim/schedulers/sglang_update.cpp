@@ -18,6 +18,7 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
     ++updated_steps_;
     if (config_.staged()) enter(ring_.update());
     take_spoken(open, outcome.spoken);
+    flush_backups();
     return effects_;
   }
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
@@ -38,6 +39,7 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
       take_prefilled(open, i);
     }
   }
+  flush_backups();
   return effects_;
 }
 
@@ -218,7 +220,6 @@ void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to, bool ends) {
       {.begin = s.in_tree, .counted = s.inserted, .priority = 0, .window_begin = s.window_begin});
   s.inserted = std::max(s.inserted, kept);
   if (cache_.stateful() && cache_.leave_state(node)) --s.states;
-  if (cache_.tiered()) issue_backups(!ends && s.state == State::chunked);
   // Outputs are split off, so that they can be evicted without the prompt, which ranks higher.
   if (prompt > 0 && prompt < kept && !cache_.windowed() && !cache_.stateful())
     cache_.insert(s.content, prompt, {.begin = prompt, .counted = prompt, .priority = 1});

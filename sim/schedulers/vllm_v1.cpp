@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "workloads/priority.h"
+
 namespace orrery {
 
 namespace {
@@ -20,11 +22,14 @@ KvBlockManager::Config kv_config(const SchedulerConfig& c) {
           .state_groups = c.kv_groups.states * c.kv_groups.blocks_of_state};
 }
 
-// A state that can be found again is what a window of two tokens keeps (sim/kv_states.cpp).
+// A state that can be found again is what a window of two tokens keeps (sim/kv_states.cpp). A draft's has a
+// block that stays with its sequence (`num_speculative_blocks`).
 SchedulerConfig with_states(SchedulerConfig c) {
   if (!c.kv_groups.cached_states) return c;
-  c.kv_groups.windowed = std::exchange(c.kv_groups.states, 0);
+  c.kv_groups.windowed = c.kv_groups.states;
   c.kv_groups.window = 2;
+  c.kv_groups.blocks_of_state = c.speculation.tokens;
+  if (c.speculation.tokens == 0) c.kv_groups.states = 0;
   return c;
 }
 
@@ -56,7 +61,7 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
   s = Sequence{};
   s.epoch = epoch;
   s.request = request.id;
-  s.priority = request.priority;
+  s.priority = request.priority == no_priority ? 0 : request.priority;
   s.arrival = request.arrival;
   s.leg = request.leg;
   s.prompt = request.prompt_tokens;
@@ -111,6 +116,8 @@ const StepPlan& VllmV1Scheduler::schedule() {
   if (windows_) head_blocked_ = false;  // windows free blocks as they slide
   retire_ended(next_step_);
   rejoin_paused();
+  const auto prompts = static_cast<std::int32_t>(prefilling_.size());
+  deferring_ = throttled_ && !capacity_bound_ && running_count_ > prompts;
   std::int64_t budget = config_.max_num_batched_tokens;
   if (walks()) {
     schedule_running_speculating(budget);
@@ -118,7 +125,10 @@ const StepPlan& VllmV1Scheduler::schedule() {
     schedule_running_in_order(budget);
   }
   // §1.2 rule 3: nobody is admitted in a step that preempted somebody.
-  if (preempted_.empty()) admit_waiting(budget);
+  if (preempted_.empty()) {
+    admit_waiting(budget);
+    if (!deferring_) capacity_bound_ = !waiting_.empty();
+  }
   return finish_plan();
 }
 
@@ -186,6 +196,7 @@ void VllmV1Scheduler::rejoin_paused() {
 }
 
 std::int64_t VllmV1Scheduler::chunk_size(const Sequence& s, std::int64_t budget) const {
+  if (deferring_ && s.state == State::prefilling) return 0;
   std::int64_t n = s.target - s.computed;
   const std::int64_t threshold = config_.long_prefill_token_threshold;
   if (threshold > 0) n = std::min(n, threshold);
@@ -343,6 +354,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
     if (*on_host > 0) return begin_load(slot, hit, *on_host);
     s.computed = hit.blocks * config_.block_size;
   }
+  if (deferring_ && !loaded) return Admit::blocked;
   const std::int64_t held = blocks_for(had);
   const auto blocked = [&] {
     s.computed = had;

@@ -71,6 +71,8 @@ class VllmV1Scheduler final : public Scheduler, private DecodingTokens {
   bool looks_again() const override {  // also where the last one that ran had to go: others may have room now
     return running_count_ == 0 && (!remote_.ended.empty() || (offload_ != nullptr && !preempted_.empty()));
   }
+  // Data parallelism: whether this step is none that prompts are scheduled in (sim/vllm_ranks.h).
+  void throttle_prefills(bool throttled) { throttled_ = throttled; }
   bool newcomer_may_run() const override {
     return skipped_.empty() ? waiting_.size() == 1 : !waiting_.empty();
   }
@@ -195,9 +197,11 @@ class VllmV1Scheduler final : public Scheduler, private DecodingTokens {
   const UpdateEffects& take_spoken(const StepOutcome& outcome);
   bool take_tokens(const SpokenTokens& said);
   KvBlockManager::Hit drop_last(const Sequence& s, KvBlockManager::Hit hit) const;
-  // Tokens that need a slot when so many are computed; drafts of the network come on top.
+  // Tokens that need a slot when so many are computed; drafts of the network come on top. Not beside cached
+  // states, whose groups take none for them (`num_tokens_main_model`): here the others take theirs late too.
   std::int64_t with_lookahead(std::int64_t tokens) const {
-    return std::min(tokens + config_.speculation.lookahead, config_.max_model_len);
+    const std::int64_t ahead = config_.kv_groups.cached_states ? 0 : config_.speculation.lookahead;
+    return std::min(tokens + ahead, config_.max_model_len);
   }
   std::int64_t blocks_held(const Sequence& s, std::int64_t computed) const {
     return walks() ? s.speech.blocks : blocks_for(computed);
@@ -228,6 +232,7 @@ class VllmV1Scheduler final : public Scheduler, private DecodingTokens {
   // groups of layers (vllm_v1_states.cpp)
   std::int64_t gate_blocks(std::int64_t hit_blocks, std::int64_t tokens, std::int64_t begin = 0) const;
   std::int64_t chunk_blocks(std::int64_t blocks) const;
+  std::int64_t certain(std::int64_t computed) const;
   std::int64_t in_all_groups(std::int64_t blocks) const { return blocks * config_.kv_groups.count(); }
   std::int64_t state_blocks() const {
     return std::int64_t{config_.kv_groups.states} * config_.kv_groups.blocks_of_state;
@@ -283,6 +288,8 @@ class VllmV1Scheduler final : public Scheduler, private DecodingTokens {
   std::int64_t next_step_ = 0, updated_steps_ = 0;
   OpenSteps<OpenStep> open_;
 
+  // §1.9: prompts wait for a step of their cadence; unless somebody was left waiting in the last one.
+  bool throttled_ = false, deferring_ = false, capacity_bound_ = false;
   // The head of the queue failed its memory gate; it need not be tried again until memory changed hands.
   bool head_blocked_ = false;
 

@@ -21,7 +21,7 @@ void VllmV1Scheduler::schedule_running_speculating(std::int64_t& budget) {
     } else if (s.state == State::prefilling) {
       const std::int64_t n = at_block_ends(s, with_images(slot, chunk_size(s, budget)));
       if (n > 0) {
-        if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
+        if (windows_) windows_->before_chunk(slot, s.kv, certain(s.computed));
         const std::int64_t blocks =
             std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - s.speech.blocks);
         if (!make_room(slot, chunk_blocks(blocks), budget)) return leave_out_behind(slot);
@@ -61,7 +61,7 @@ bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
     if (!staged()) pass_over(slot);
     return true;
   }
-  if (windows_) windows_->before_verification(slot, s.kv, s.computed);
+  if (windows_) windows_->before_verification(slot, s.kv, certain(s.computed));
   const std::int64_t blocks =
       std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - speech.blocks);
   if (!make_room(slot, in_all_groups(blocks), budget)) return false;

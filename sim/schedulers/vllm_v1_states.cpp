@@ -15,7 +15,7 @@ namespace orrery {
 std::int64_t VllmV1Scheduler::gate_blocks(std::int64_t hit_blocks, std::int64_t tokens,
                                           std::int64_t begin) const {
   const std::int64_t whole = blocks_for(tokens);
-  if (config_.kv_groups.cached_states) return chunk_blocks(whole - hit_blocks);
+  if (config_.kv_groups.cached_states) return chunk_blocks(whole - hit_blocks) + state_blocks();
   std::int64_t blocks = config_.kv_groups.full * (whole - hit_blocks) + state_blocks();
   if (windows_) {
     const std::int64_t most = windows_->most_blocks(config_.max_num_batched_tokens, config_.max_model_len);
@@ -50,6 +50,13 @@ std::int64_t VllmV1Scheduler::at_block_ends(const Sequence& s, std::int64_t toke
     tokens = last - s.computed;
   }
   return attended >= block && tokens > attended ? whole(attended) : tokens;
+}
+
+// What a window may have left behind. Of states none that the step in flight may turn out to need, should it
+// reject all of its drafts (`MambaManager.remove_skipped_blocks`).
+std::int64_t VllmV1Scheduler::certain(std::int64_t computed) const {
+  if (!config_.kv_groups.cached_states) return computed;
+  return std::max<std::int64_t>(0, computed - config_.speculation.tokens);
 }
 
 }  // namespace orrery

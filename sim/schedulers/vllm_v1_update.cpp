@@ -14,6 +14,7 @@ std::int64_t VllmV1Scheduler::stretch_limit() const {
       !preempted_.empty())
     return 1;
   if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
+  if (deferring_ && !waiting_.empty()) return 1;
   if (!remote_.ended.empty() || !remote_.pulls.empty()) return 1;  // asking for KV holds a launch up
   // An update may give back room in the encoder's cache, for which the head of the queue waits.
   if (encoder_ != nullptr && !waiting_.empty() && encoder_->has_references()) return 1;
@@ -52,12 +53,7 @@ const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
   open_.fill_up(next_step_ - updated_steps_, decodes_.size());
   const std::int64_t last = updated_steps_ - 1;
   if (encoder_ != nullptr) encoder_->updated(last, [&](Slot slot) { return sequences_[slot].computed; });
-  // In running order, as the engine walks a step's outputs: the order in which blocks go back.
   early_.assign(outcome.eos.begin(), outcome.eos.end());
-  std::sort(early_.begin(), early_.end(), [&](SequenceId a, SequenceId b) {
-    return sequences_[a.value()].order < sequences_[b.value()].order;
-  });
-  for (const SequenceId sequence : early_) finish_early(sequence, last, updates - 1);
   finish_ended(last, updates - 1);
   return effects_;
 }
@@ -89,23 +85,31 @@ void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t de
   digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
 }
 
-// Sequences whose last token this update brought, in running order: the order in which their blocks go back.
+// Sequences whose last token this update brought, by length or by EOS, in running order: the engine walks a
+// step's outputs in it, and their blocks go back in it (§1.4).
 void VllmV1Scheduler::finish_ended(std::int64_t step, std::size_t update) {
   retire_ended(step + 1);
-  if (last_token_.empty()) return;
-  std::sort(last_token_.begin(), last_token_.end(),
+  if (last_token_.empty() && early_.empty()) return;
+  const auto says_eos = [&](Slot slot) {
+    return std::find(early_.begin(), early_.end(), SequenceId(slot)) != early_.end();
+  };
+  ended_.clear();
+  std::erase_if(last_token_, [&](Slot slot) {
+    if (sequences_[slot].last_step > step || says_eos(slot)) return false;
+    ended_.push_back(slot);
+    return true;
+  });
+  for (const SequenceId sequence : early_) ended_.push_back(sequence.value());
+  std::sort(ended_.begin(), ended_.end(),
             [&](Slot a, Slot b) { return sequences_[a].order < sequences_[b].order; });
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < last_token_.size(); ++i) {
-    const Slot slot = last_token_[i];
-    const Sequence& s = sequences_[slot];
-    if (s.last_step > step) {
-      last_token_[kept++] = slot;
+  for (const Slot slot : ended_) {
+    if (says_eos(slot)) {
+      finish_early(SequenceId(slot), step, update);
       continue;
     }
+    const Sequence& s = sequences_[slot];
     finish(slot, s.max_output, s.prompt + s.max_output - 1, update);
   }
-  last_token_.resize(kept);
 }
 
 // An EOS: learned one update late, so that a step with one wasted token may already be under way (§1.5).

@@ -40,6 +40,8 @@ FILES = {
         {"width": 900, "height": 900, "id": 9, "position": 60}]}),
     "ranked.jsonl": lines(60, lambda i: {"timestamp": 2 * i, "input_length": 300 + 40 * (i % 7), "output_length": 60,
                                          "priority": 20 * (i % 4)}),
+    "half_ranked.jsonl": lines(60, lambda i: {"timestamp": 2 * i, "input_length": 300 + 40 * (i % 7), "output_length": 60} | (
+        {"priority": 20} if i % 3 else {})),
     "eos.jsonl": lines(60, lambda i: {"timestamp": 2 * i, "input_length": 100, "output_length": 400,
                                       "max_output_tokens": 600, "priority": 20 * (i % 4)}),
     # The second id names the tokens from 500 on; blocks of 32 end inside the first.

@@ -145,6 +145,27 @@ TEST_CASE("the price of a tree: rows by what is verified and by branches, and it
   CHECK(line(cascade, mixed, "tree_attention").time_ns == 0);
 }
 
+// flashattention_backend.py, forward_extend's absorbed branch: `use_cascade_attn`, a second launch over the
+// rows' own paths and merge_state_v2. `get_default_attn_backend`: FA3 on Hopper for latents, whatever topk
+// is.
+TEST_CASE(
+    "a tree beside latent attention on Hopper: two passes, the second over one key of 576 for all heads") {
+  const Read r = read("{method: mtp, tokens: 3, branches: 4, verified: 8, acceptance: 0.7}", "deepseek-v3",
+                      "hardware: h200\n  engine: sglang-0.5\n  parallel: {tp: 8}");
+  INFO(to_string(r.errors));
+  REQUIRE(r.errors.empty());
+  CHECK(r.spec.speculation.tree_attention == TreeAttention::cascade);
+  const StepPricer pricer = StepPricer::create(r.spec).value();
+  const OpLine own = line(pricer, decodes(16, 4000, 7), "tree_attention");
+  CHECK(own.count == 61);
+  CHECK(own.shape == "rows=128 heads=16/1 d=576");
+  CHECK(own.time_ns > 0);
+  CHECK(line(pricer, decodes(16, 4000, 7), "draft_next_tree_attention").count == 2);
+  CHECK(line(pricer, decodes(16, 4000, 0), "tree_attention").time_ns == 0);
+  const double path = r.spec.speculation.tree->mean_path();
+  CHECK(own.flops == Approx((4.0 * 16 * 512 + 2.0 * 16 * 64) * path * 128 * 61));
+}
+
 // Beside prompts decodes verify nothing (`mix_with_running`), and prompts alone have nobody to verify.
 TEST_CASE("what a verification launches is launched in steps that verify") {
   const auto launch = [](const std::string& speculation, const StepShape& shape) {
@@ -193,6 +214,8 @@ TEST_CASE("what is wrong with a tree is said where it stands") {
   says(tree + "8, acceptance: 0.7, match_length: 3}", "only a tree of n-grams");
   says("{method: ngram, acceptance: 0.6, match_rate: 0.5}", "match_length");
   says("{method: ngram, tokens: 3, branches: 4, acceptance: 0.6, match_rate: 0.5}", "leave `tokens` out");
+  says("{method: ngram, acceptance: 0.6, match_rate: 0.5, match_length: 3}", "by Triton's kernels",
+       "deepseek-v2-lite", "hardware: l40s\n  engine: sglang-0.5");
   says(tree + "8, acceptance: 0.7}", "trees of drafts are modelled for SGLang", "llama-3.1-8b",
        "hardware: h200\n  engine: vllm-0.24");
   // 0.5.9 runs trees without overlapping steps, and 0.5.5 chooses one for Qwen too.

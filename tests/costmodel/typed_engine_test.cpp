@@ -1,5 +1,7 @@
 // SGLang's profile as data: what its tables give (goldens of ../shared/reference/sglang_0_5.md §5), and what
 // becomes of each argument.
+#include <tuple>
+
 #include "base/files.h"
 #include "catch.h"
 #include "costmodel/engine_profile.h"
@@ -55,6 +57,68 @@ TEST_CASE("§5.1 golden: defaults by device and the static fraction") {
   CHECK(integer(mi300x, "chunked_prefill_size") == 16384);
   CHECK(mi300x.spec.engine.settings.options.number("mem_fraction_static") == Approx(0.866).margin(0.001));
   CHECK(integer(resolve("max_running_requests: 100"), "cuda_graph_max_bs_decode") == 100);
+}
+
+// model_overrides/qwen3_vl.py of 0.5.23.
+TEST_CASE(
+    "§2.8 §5.4 Qwen3-VL on a large Hopper part: an interval of prefills, eviction by priority, more graphs") {
+  const char* model = "qwen3-vl-8b";
+  const Resolved r = resolve("max_running_requests: 400", "h100", 1, model);
+  CHECK(r.error.empty());
+  CHECK(integer(r, "prefill_decode_interval") == 22);
+  CHECK(r.spec.engine.settings.options.text("radix_eviction_policy") == "priority");
+  CHECK(integer(r, "cuda_graph_max_bs_decode") == 400);
+  CHECK(r.spec.engine.settings.prefill_graph_sizes.empty());  // "multimodal model"
+  const Resolved said = resolve(
+      "prefill_decode_interval: 0, radix_eviction_policy: lru, max_running_requests: 600", "h100", 1, model);
+  CHECK(integer(said, "prefill_decode_interval") == 0);
+  CHECK(said.spec.engine.settings.options.text("radix_eviction_policy") == "lru");
+  CHECK(integer(said, "cuda_graph_max_bs_decode") == 256);  // above 512 they stay as they are
+  for (const Resolved& other : {resolve("", "l40s", 1, model), resolve("", "mi300x", 1, model),
+                                resolve("enable_multimodal: false", "h100", 1, model), resolve("", "h100")}) {
+    CHECK(integer(other, "prefill_decode_interval") == 0);
+    CHECK(other.spec.engine.settings.options.text("radix_eviction_policy") == "lru");
+  }
+}
+
+// mm_runtime_reservation_gb (mem_cache/kv_cache_configurator.py).
+TEST_CASE("§5.2 capacity: a model that takes images leaves memory to what is allocated for them later") {
+  const auto available = [](const Resolved& r) { return plan_memory(r.spec).value().kv_available.value(); };
+  constexpr double mib = 1024.0 * 1024;
+  const char* fraction = "mem_fraction_static: 0.8";
+  for (const auto& [model, part, more, reserved] :
+       {std::tuple{"qwen2.5-vl-7b", "h100", "", 100.0},
+        {"qwen3-vl-8b", "h100", "", 1024.0},
+        {"qwen3-vl-8b", "h100", ", max_running_requests: 400", 3072.0},
+        {"qwen3-vl-8b", "l40s", "", 100.0}}) {
+    CAPTURE(model, part, more);
+    const Resolved with = resolve(fraction + std::string(more), part, 1, model);
+    const Resolved without =
+        resolve(fraction + std::string(", enable_multimodal: false") + more, part, 1, model);
+    const MemoryPlan plan = plan_memory(with.spec).value();
+    CHECK(plan.kv_available.value() ==
+          Approx(plan.requested.value() - plan.weights.value() - reserved * mib));
+    CHECK(available(without) == Approx(plan_memory(without.spec).value().requested.value() -
+                                       plan_memory(without.spec).value().weights.value()));
+  }
+}
+
+// get_eviction_strategy (mem_cache/evict_policy.py), handle_cache_compatibility
+// (arg_groups/kv_cache_hook.py).
+TEST_CASE("§4 the eviction policy's configuration is its own policy's, and tlru needs one") {
+  CHECK(resolve("radix_eviction_policy: tlru, radix_eviction_policy_config: {threshold: 4096, "
+                "next_prompt_estimate: 512}")
+            .error.empty());
+  CHECK(resolve("radix_eviction_policy: slru, radix_eviction_policy_config: {protected_threshold: 4}")
+            .error.empty());
+  for (const char* args : {"radix_eviction_policy: tlru",
+                           "radix_eviction_policy: tlru, radix_eviction_policy_config: {threshold: 5, "
+                           "next_prompt_estimate: 5}",
+                           "radix_eviction_policy: slru, radix_eviction_policy_config: {threshold: 4}",
+                           "radix_eviction_policy_config: {protected_threshold: 4}"}) {
+    CAPTURE(args);
+    CHECK(resolve(args).error.find("does not start") != std::string::npos);
+  }
 }
 
 TEST_CASE("§5.2 capacity: the fraction of what is free before loading, less the weights") {
@@ -200,7 +264,7 @@ TEST_CASE("what becomes of SGLang's arguments") {
                   "lpm") == 0);
   CHECK(integer(resolve("enable_priority_scheduling: true"), "priority_scheduling_preemption_threshold") ==
         10);
-  CHECK(error("default_priority_value: 3").find("default priority") != std::string::npos);
+  CHECK(error("enable_priority_scheduling: true, default_priority_value: 3").empty());
   CHECK(error("tp_size: 2").find("deployment.parallel.tp") != std::string::npos);
   CHECK(error("tp_size: 1, speculative_algorithm: null, enable_lora: false, log_level: debug").empty());
   CHECK(resolve("log_level: debug").spec.engine.ignored_args == std::vector<std::string>{"log_level"});

@@ -29,9 +29,11 @@ struct Model {
     std::map<Tokens, std::unique_ptr<Node>> children;  // by first page
     double used = 0;
     std::int64_t hits = 0, priority = 0, locks = 0;
+    std::int64_t history = 0;  // the deepest end below it, ever
   };
 
-  Model(std::int64_t page_size, Eviction eviction) : page(page_size), kind(eviction) {}
+  Model(std::int64_t page_size, Eviction eviction, std::int64_t spare)
+      : page(page_size), kind(eviction), spare_tail(spare) {}
 
   static std::size_t common(const Tokens& a, const Tokens& b, std::size_t from, std::size_t page) {
     std::size_t n = 0;
@@ -57,6 +59,7 @@ struct Model {
     upper->hits = child->hits;
     upper->priority = child->priority;
     upper->locks = child->locks;
+    upper->history = child->history;
     upper->used = clock++;
     child->key.erase(child->key.begin(), child->key.begin() + static_cast<std::ptrdiff_t>(length));
     child->parent = upper.get();
@@ -116,6 +119,8 @@ struct Model {
     if (static_cast<std::int64_t>(key.size()) > counted) ++leaf->hits;
     Node* result = leaf.get();
     node->children[page_at(leaf->key, 0)] = std::move(leaf);
+    for (Node* up = result; up != nullptr; up = up->parent)
+      up->history = std::max(up->history, static_cast<std::int64_t>(key.size()));
     return result;
   }
 
@@ -123,12 +128,20 @@ struct Model {
     for (; node != &root; node = node->parent) node->locks += by;
   }
 
+  static std::int64_t before(const Node& n) {
+    std::int64_t tokens = 0;
+    for (const Node* up = n.parent; up != nullptr; up = up->parent)
+      tokens += static_cast<std::int64_t>(up->key.size());
+    return tokens;
+  }
   std::tuple<double, double> rank(const Node& n) const {
     switch (kind) {
       case Eviction::lru: return {n.used, 0};
       case Eviction::lfu: return {static_cast<double>(n.hits), n.used};
       case Eviction::slru: return {n.hits >= 2 ? 1 : 0, n.used};
       case Eviction::priority: return {static_cast<double>(n.priority), n.used};
+      case Eviction::tlru:
+        return {before(n) >= std::max<std::int64_t>(n.history - spare_tail, 0) ? -1 : 0, n.used};
     }
     return {0, 0};
   }
@@ -158,6 +171,7 @@ struct Model {
 
   std::int64_t page;
   Eviction kind;
+  std::int64_t spare_tail;
   Node root;
   double clock = 1;
   std::int64_t free = 0;
@@ -180,12 +194,14 @@ class Comparison {
   Comparison(std::uint64_t seed, Coverage& coverage)
       : r_(seed, RandomPurpose::property_test, 9), coverage_(coverage),
         page_(std::array<std::int64_t, 3>{1, 1, 4}[r_.below(3)]),
-        eviction_(static_cast<Eviction>(r_.below(4))), capacity_(pick(20, 120) * page_), block_(pick(3, 9)),
+        eviction_(static_cast<Eviction>(r_.below(5))), spare_tail_(pick(1, 12) * page_),
+        capacity_(pick(20, 120) * page_), block_(pick(3, 9)),
         cache_({.tokens = capacity_,
                 .page_size = static_cast<std::int32_t>(page_),
                 .prefix_sharing = true,
-                .eviction = eviction_}),
-        model_(page_, eviction_) {
+                .eviction = eviction_,
+                .spare_tail = spare_tail_}),
+        model_(page_, eviction_, spare_tail_) {
     model_.free = capacity_;
   }
 
@@ -289,7 +305,7 @@ class Comparison {
   Coverage& coverage_;
   std::int64_t page_;
   Eviction eviction_;
-  std::int64_t capacity_, block_;
+  std::int64_t spare_tail_, capacity_, block_;
   RadixCache cache_;
   Model model_;
   std::vector<Sequence> running_;
@@ -339,4 +355,34 @@ TEST_CASE("§4 what is locked stays, with everything above it") {
   cache.unlock(end);
   CHECK(cache.make_room(21));
   CHECK(cache.match(names, 20).tokens == 0);
+}
+
+// TLRUStrategy.get_priority (mem_cache/evict_policy.py), threshold 300, next_prompt_estimate 100: of a
+// conversation of 500 tokens what begins at 500 + 100 − 300 = 300 or later is given up before anything else,
+// and no more of it when that is gone.
+TEST_CASE("§4 tlru gives up the tail of a long conversation first, then goes by time") {
+  RadixCache cache({.tokens = 700, .page_size = 1, .eviction = Eviction::tlru, .spare_tail = 200});
+  const auto content = [](std::uint64_t id) {
+    return name_tokens(std::vector<std::uint64_t>{id}, 1000, 0, 1000, id);
+  };
+  const auto insert = [&](std::uint64_t id, std::int64_t begin, std::int64_t end) {
+    REQUIRE(cache.make_room(end - begin));
+    cache.take(end - begin);
+    cache.insert(content(id), end, {.begin = begin, .counted = 0});
+  };
+  const auto kept = [&](std::uint64_t id) { return cache.match(content(id), 1000).tokens; };
+  insert(1, 0, 100);  // 100 − 200 is below nothing: all of a short one could go
+  insert(2, 0, 200);
+  insert(2, 200, 400);
+  insert(2, 400, 500);
+  cache.lock(cache.match(content(1), 1000).node);
+  REQUIRE(cache.make_room(101));  // 100 are free
+  CHECK(kept(2) == 400);
+  REQUIRE(cache.make_room(201));
+  CHECK(kept(2) == 200);  // nothing else is there to go: by time
+  cache.unlock(cache.match(content(1), 1000).node);
+  REQUIRE(cache.make_room(401));
+  CHECK(kept(1) == 0);  // used last, and still the first to go
+  CHECK(kept(2) == 200);
+  cache.check_invariants();
 }

@@ -158,6 +158,35 @@ TEST_CASE("§2.8 the prefill delayer waits where a batch as large as the largest
   CHECK(low.until("extend").size() == rows.size() - 2);
 }
 
+// RecentPrefillBatchSizeTracker: attempts that were refused count with their estimate, min(queue, free
+// slots).
+TEST_CASE("§2.8 the prefill delayer forgets its largest batch after 16 attempts, refused ones among them") {
+  SglangConfig c = config();
+  c.max_running_requests = 4;
+  c.delays.on = true;
+  c.delays.passes = 100;
+  Driver d(c);
+  for (const std::int32_t outputs : {3, 60, 60, 60}) d.add({10, outputs, {}, 16, true});
+  d.add({20, 3, {}, 16, true});
+  CHECK(d.pass() == "extend 0:10@0 1:10@0 2:10@0 3:10@0");
+  CHECK(d.until("extend").back() == "extend 4:20@0");  // the first time is let pass
+  // 4 − 3 < 4 until the four are the seventeenth attempt back: 4's own and fifteen refused ones came since.
+  d.add({20, 3, {}, 16, true});
+  const Rows rows = d.until("extend");
+  CHECK(rows.back() == "extend 5:20@0");
+  Driver eager([&] {
+    SglangConfig plain = c;
+    plain.delays.on = false;
+    return plain;
+  }());
+  for (const std::int32_t outputs : {3, 60, 60, 60}) eager.add({10, outputs, {}, 16, true});
+  eager.add({20, 3, {}, 16, true});
+  eager.pass();
+  eager.until("extend");
+  eager.add({20, 3, {}, 16, true});
+  CHECK(rows.size() == eager.until("extend").size() + 15);
+}
+
 TEST_CASE("§2.8 the prefill delayer waits for a queue of its share of the running batch, within limits") {
   SglangConfig c = config();
   c.max_running_requests = 100;

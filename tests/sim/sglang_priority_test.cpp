@@ -2,6 +2,7 @@
 // ../shared/reference/sglang_0_5.md; where the wheel of 0.5.23 says more, its file is named.
 #include "catch.h"
 #include "sglang_driver.h"
+#include "workloads/priority.h"
 
 using namespace orrery;
 using sglang_test::config;
@@ -35,6 +36,30 @@ TEST_CASE("§2.2 priority scheduling: the highest number first, of equals the fi
     CHECK(d.pass() ==
           (low_first ? "extend 0:10@0 2:10@0 1:10@0 3:10@0" : "extend 3:10@0 1:10@0 0:10@0 2:10@0"));
   }
+}
+
+// `_set_default_priority`, `_set_or_validate_priority`.
+TEST_CASE("§2.9 who says no priority has the default, or is the least urgent of all") {
+  for (const bool low_first : {false, true}) {
+    SglangConfig c = by_priority(64);
+    c.schedule_low_priority_values_first = low_first;
+    const auto order = [&] {
+      Driver d(c);
+      for (const std::int32_t priority : {no_priority, -5, 1000, no_priority}) d.add(ask(10, 5, priority));
+      return d.pass();
+    };
+    CHECK(order() ==
+          (low_first ? "extend 1:10@0 2:10@0 0:10@0 3:10@0" : "extend 2:10@0 1:10@0 0:10@0 3:10@0"));
+    c.default_priority_value = 7;
+    CHECK(order() ==
+          (low_first ? "extend 1:10@0 0:10@0 3:10@0 2:10@0" : "extend 2:10@0 0:10@0 3:10@0 1:10@0"));
+  }
+  // It is far below everybody: any priority puts it out.
+  Driver d(by_priority(1));
+  d.add(ask(10, 50, no_priority));
+  d.passes(2);
+  d.add(ask(10, 5, -1000));
+  CHECK(d.pass() == "extend 1:10@0 retract 0");
 }
 
 TEST_CASE("§2.2 priority scheduling with lof: by priority, then the longest output") {

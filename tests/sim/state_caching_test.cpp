@@ -190,3 +190,30 @@ TEST_CASE("cached states: every request ends once, tokens add up, no block leaks
     if (chunk_ends) CHECK(visited.preemptions > 5 / fewer);
   }
 }
+
+TEST_CASE("§2.7 cached states beside drafts: every request ends once, tokens add up, no block leaks") {
+  world::Visited visited;
+  for (std::uint64_t seed = 1; seed <= 60 / fewer; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    SchedulerConfig& c = w.config;
+    const auto drafts = static_cast<std::int32_t>(1 + seed % 3);
+    const SampledAcceptance oracle(seed, std::vector<double>(static_cast<std::size_t>(drafts), 0.6), 1);
+    w.acceptance = &oracle;
+    c.enable_prefix_caching = true;
+    c.speculation = {.tokens = drafts, .lookahead = drafts, .drops_last_hit = true};
+    c.kv_groups = {.full = 1,
+                   .states = static_cast<std::int32_t>(seed % 3) + 1,
+                   .cached_states = true,
+                   .chunk_ends = true};
+    if (seed % 2 != 0)
+      c.num_gpu_blocks = (c.num_gpu_blocks + 80) * (1 + c.kv_groups.states);
+    else
+      c.num_gpu_blocks += 80;
+    CAPTURE(seed);
+    world::check_conservation(
+        w, requests, [](const TraceRequest&) { return false; }, visited);
+  }
+  CHECK(visited.cached > 100 / fewer);
+  CHECK(visited.accepted > 1000 / fewer);
+  CHECK(visited.preemptions > 0);
+}

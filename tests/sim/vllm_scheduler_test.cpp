@@ -147,3 +147,20 @@ TEST_CASE(
   rows.push_back(desk.pass());
   CHECK(rows == Rows{"0:32@0 1:32@0 +0 free 98", "+2 free 96; end 0", "+1 free 98"});
 }
+
+TEST_CASE("§1.4 of one update ends by length and by EOS give their blocks back in running order") {
+  Desk desk(config(8), "vllm-v1");
+  desk.add({.prompt = 65, .max_output = 3, .hash_ids = desk::names(1000, 65)});   // 2 full blocks and one
+  desk.add({.prompt = 65, .max_output = 50, .hash_ids = desk::names(2000, 65)});  // the same
+  passes(desk, 3);
+  desk.say_eos(1);
+  const std::string row = desk.pass();
+  CHECK(row.substr(row.find(';')) == "; end 0; end 1");
+  desk.pass();
+  // Four blank blocks, and the one that came back first of those with content: the second of request 0.
+  desk.add({.prompt = 160, .max_output = 1});
+  passes(desk, 3);
+  desk.add({.prompt = 65, .max_output = 2, .hash_ids = desk::names(2000, 65)});
+  desk.pass();
+  CHECK(desk.cached(3) == 64);
+}

@@ -235,3 +235,31 @@ TEST_CASE("§1.3 a preempted sequence keeps the tokens that were in flight and c
   // registered, of which EAGLE computes the last again.
   CHECK(desk.pass() == "1:31@16 | 0+1 | free 0");
 }
+
+// MambaManager (v1/core/single_type_kv_cache_manager.py): num_speculative_blocks, no lookahead, states that
+// may still be needed; `_mamba_block_aligned_split`: "eagle prune".
+TEST_CASE(
+    "§2.7 §1.8 cached states beside drafts: a block a draft and group, and the last hit is the layers' that "
+    "attend") {
+  Fixed oracle{};
+  oracle.proposes = 2;
+  SchedulerConfig c = config(2, 1, true);
+  c.max_num_batched_tokens = 70;
+  c.kv_groups = {.full = 1, .states = 2, .cached_states = true, .chunk_ends = true};
+  Desk desk(c, oracle);
+  std::vector<std::uint64_t> ids;
+  for (std::uint64_t i = 0; i < 10; ++i) ids.push_back(100 + i);
+  desk.add(150, 3, 0, ids);
+  CHECK(desk.pass() == "0:64@0 | | free 90");    // 4 blocks, a state each of two groups, and two for drafts
+  CHECK(desk.pass() == "0:64@64 | | free 84");   // 4 and 2; to 128, for what is found ends a block early
+  CHECK(desk.pass() == "0:22@128 | | free 82");  // 2 and 2; the states at 64 go
+  CHECK(desk.pass() == "| 0+2 | free 84");       // and those at 128
+  desk.pass();
+  CHECK(desk.pass() == "| | free 100");
+  desk.add(150, 3, 0, ids);
+  CHECK(desk.pass().starts_with("1:22@128 |"));
+  // Whoever leaves gives all of them back.
+  desk.pass();
+  desk.scheduler().drop_departed(SequenceId(0));
+  CHECK(desk.scheduler().view().free_blocks == 100);
+}

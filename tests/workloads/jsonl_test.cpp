@@ -2,6 +2,7 @@
 
 #include "base/random.h"
 #include "support.h"
+#include "workloads/priority.h"
 
 using namespace orrery;
 using namespace orrery::test;
@@ -61,7 +62,7 @@ TEST_CASE("nothing of one line survives into the next") {
   CHECK(read.requests[1].hash_ids.empty());
   CHECK(read.requests[1].session == 0);
   CHECK(read.requests[1].tenant.empty());
-  CHECK(read.requests[1].priority == 0);
+  CHECK(read.requests[1].priority == no_priority);
 }
 
 TEST_CASE("surplus hash ids are dropped and keys may come in any order") {

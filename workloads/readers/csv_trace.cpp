@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "workloads/readers/csv.h"
+#include "workloads/priority.h"
 #include "workloads/readers/line_trace.h"
 
 namespace orrery {
@@ -98,7 +99,7 @@ bool CsvReader::parse(std::string_view line, TraceRequest& request) {
   request.hash_ids.clear();
   request.hash_block_size = 512;
   request.session = 0;
-  request.priority = 0;
+  request.priority = no_priority;
   request.images.clear();
   request.tenant.clear();
   return true;

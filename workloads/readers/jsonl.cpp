@@ -9,6 +9,7 @@
 
 #include "base/digest.h"
 #include "base/text.h"
+#include "workloads/priority.h"
 #include "workloads/readers/line_trace.h"
 
 namespace orrery {
@@ -125,7 +126,7 @@ bool JsonlReader::parse(std::string_view line, TraceRequest& request) {
   request.tenant.clear();
   request.hash_block_size = 512;
   request.session = 0;
-  request.priority = 0;
+  request.priority = no_priority;
   request.timeout = request.cancel_after = SimDuration(0);
   has_max_output_ = false;
 
@@ -185,7 +186,7 @@ bool JsonlReader::parse_field(Key key, ondemand::value value, TraceRequest& requ
       has_max_output_ = true;
       return true;
     case kPriority:
-      if (!integer(value, kKeyNames[key], INT32_MIN, INT32_MAX, number)) return false;
+      if (!integer(value, kKeyNames[key], no_priority + 1, INT32_MAX, number)) return false;
       request.priority = static_cast<std::int32_t>(number);
       return true;
     case kTimeout: return parse_patience(value, kKeyNames[key], request.timeout);

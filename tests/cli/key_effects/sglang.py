@@ -7,6 +7,8 @@ DECODE = "cost[decode 64@1024]:"
 # Weights in 8 bits, with a scale of four bytes for 128 x 128.
 SCALED = 1 + 4 / 128 ** 2
 DELAYED = ARGS + "{enable_prefill_delayer: true, prefill_delayer_queue_min_ratio: 0.5}"
+TAILS = (ARGS + "{max_total_tokens: 9000, context_length: 6000, radix_eviction_policy: tlru, radix_eviction_policy_config: "
+         "{threshold: 100, next_prompt_estimate: 50}}")
 TIERED = ARGS + "{enable_hierarchical_cache: true, max_total_tokens: 8192, context_length: 6000}"
 
 
@@ -63,6 +65,10 @@ EFFECTS = [
     moves("sglang.priority_scheduling_preemption_threshold", "sgl-ranked",
           ONE + "priority_scheduling_preemption_threshold=1000", "ttft_ms.mean",
           without=ARGS + "{max_running_requests: 4, enable_priority_scheduling: true}"),
+    # Half of the requests say none, and are served last; or first.
+    moves("sglang.default_priority_value", "sgl-ranked", ONE + "default_priority_value=100", "ttft_ms.p50",
+          without="workload={trace: $DATA/half_ranked.jsonl}; " + ARGS +
+          "{max_running_requests: 4, enable_priority_scheduling: true}"),
     moves("sglang.retraction_policy", "sgl-eos", ONE + "retraction_policy=priority", "e2e_ms.mean",
           without=ARGS + "{max_total_tokens: 6000, context_length: 4000, enable_priority_scheduling: true, "
           "schedule_conservativeness: 0.01}"),
@@ -76,6 +82,16 @@ EFFECTS = [
             "prefix_cache_hit_rate", 0),
     moves("sglang.radix_eviction_policy", "sgl-sessions", ONE + "radix_eviction_policy=lfu", "prefix_cache_hit_rate",
           without=ARGS + "{max_total_tokens: 9000, context_length: 6000}"),
+    # Segments of nodes that were inserted so often. Of conversations of thousands of tokens all but the last 100 may go, or no tail
+    # at all.
+    moves("sglang.radix_eviction_policy_config.protected_threshold", "sgl-sessions",
+          ONE + "radix_eviction_policy_config={protected_threshold: 3}", "prefix_cache_hit_rate",
+          without=ARGS + "{max_total_tokens: 9000, context_length: 6000, radix_eviction_policy: slru}"),
+    moves("sglang.radix_eviction_policy_config.threshold", "sgl-sessions",
+          ONE + "radix_eviction_policy_config.threshold=4000", "prefix_cache_hit_rate", without=TAILS),
+    moves("sglang.radix_eviction_policy_config.next_prompt_estimate", "sgl-sessions",
+          ONE + "radix_eviction_policy_config.next_prompt_estimate=3900", "prefix_cache_hit_rate",
+          without=TAILS.replace("threshold: 100", "threshold: 4000")),
     moves("sglang.swa_full_tokens_ratio", "sgl-oss", args("swa_full_tokens_ratio", 0.2), "kv_cache.tokens"),
     moves("sglang.disable_hybrid_swa_memory", "sgl-oss", args("disable_hybrid_swa_memory", "true"), "kv_cache.tokens"),
     # Layers with a state. Half a state leaves more of the memory to tokens; a pool of few, and little of the memory, too.
@@ -134,6 +150,13 @@ EFFECTS = [
     up("sglang.num_reserved_decode_tokens", "sgl-apart",
        "deployment.pools[1].engine_args.num_reserved_decode_tokens=4000", "transfers.ttft_parts_ms.prefill_queue.mean",
        without="deployment.pools[1].engine_args={max_total_tokens: 20000, context_length: 9000}"),
+    # Rows for those who receive, beside four who decode; and transfers that are looked at in one of fifty passes.
+    down("sglang.disaggregation_decode_extra_slots", "sgl-apart",
+         "deployment.pools[1].engine_args.disaggregation_decode_extra_slots=16",
+         "transfers.ttft_parts_ms.prefill_queue.mean",
+         without="deployment.pools[1].engine_args={max_running_requests: 4, disaggregation_decode_extra_slots: 0}"),
+    up("sglang.disaggregation_decode_polling_interval", "sgl-apart",
+       "deployment.pools[1].engine_args={disaggregation_decode_polling_interval: 50}", "ttft_ms.mean"),
     # What the decode side has of a prompt is not sent again.
     down("sglang.disaggregation_decode_enable_radix_cache", "sgl-apart",
          "deployment.pools[1].engine_args.disaggregation_decode_enable_radix_cache=true", "transfers.bytes",
