@@ -24,8 +24,15 @@ class TreeOperator : public Operator {
     return "rows=" + std::to_string(static_cast<std::int64_t>(tree_rows(spec_, input)));
   }
   KernelClass kernel_class() const override { return KernelClass::elementwise; }
+  OpCost cost(const StepInput& input) const override {
+    OpCost cost;
+    const double rows = tree_rows(spec_, input);
+    if (rows > 0) add(input, rows, cost);
+    return cost;
+  }
 
  protected:
+  virtual void add(const StepInput& input, double rows, OpCost& cost) const = 0;
   void stream(double bytes, double starts, OpCost& cost) const {
     const bool cached = roofline_.stays_in_cache(bytes);
     cost.bytes = cached ? 0 : bytes;
@@ -41,10 +48,7 @@ class TreeOperator : public Operator {
 class TreeAttentionOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
-  OpCost cost(const StepInput& input) const override {
-    OpCost cost;
-    const double rows = tree_rows(spec_, input);
-    if (rows == 0) return cost;
+  void add(const StepInput&, double rows, OpCost& cost) const override {
     const auto width = static_cast<double>(spec_.heads * spec_.head_dim);
     const double keys = spec_.tree_keys * 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim);
     // Query and output of the launch; two results and their sum; five passes over sums of two results in
@@ -52,7 +56,6 @@ class TreeAttentionOperator : public TreeOperator {
     stream(rows * (keys * spec_.kv_bytes + 5 * width * 2 + 10 * static_cast<double>(spec_.heads) * 4),
            attention_start + 3, cost);
     cost.flops = 4.0 * width * spec_.tree_keys * rows;
-    return cost;
   }
   std::string shape_text(const StepInput& input) const override {
     return TreeOperator::shape_text(input) + " heads=" + std::to_string(spec_.heads) + "/" +
@@ -66,10 +69,7 @@ class TreeAttentionOperator : public TreeOperator {
 class TreeBuildOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
-  OpCost cost(const StepInput& input) const override {
-    OpCost cost;
-    const double rows = tree_rows(spec_, input);
-    if (rows == 0) return cost;
+  void add(const StepInput& input, double rows, OpCost& cost) const override {
     const double sequences = input.shape->decode_sequences, each = rows / sequences;
     const double mask = (static_cast<double>(input.shape->decode_context_tokens) + rows) * each;
     const bool cascade = spec_.variant == "cascade";
@@ -77,7 +77,6 @@ class TreeBuildOperator : public TreeOperator {
            TreeKernels::organizing + TreeKernels::building +
                TreeKernels::tables(cascade ? TreeAttention::cascade : TreeAttention::masked),
            cost);
-    return cost;
   }
 };
 
@@ -85,17 +84,13 @@ class TreeBuildOperator : public TreeOperator {
 class TreeCommitOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
-  OpCost cost(const StepInput& input) const override {
-    OpCost cost;
-    const double rows = tree_rows(spec_, input);
-    if (rows == 0) return cost;
+  void add(const StepInput& input, double rows, OpCost& cost) const override {
     const double sequences = input.shape->decode_sequences;
     const double moved =
         sequences * static_cast<double>(spec_.n) * static_cast<double>(spec_.k) * spec_.kv_bytes;
     // Hidden states are copied whole, and the path's gathered and written once more.
     const double hidden = (rows + sequences * static_cast<double>(spec_.n)) * spec_.out_bytes;
     stream(2 * moved + 2 * hidden, TreeKernels::committing, cost);
-    return cost;
   }
 };
 
