@@ -190,10 +190,12 @@ bool is_path(const std::string& name_or_path) {
 void change_defaults(const Yaml& node, EngineProfile& e) {
   if (!node.present()) return;
   if (e.typed) return change_typed_defaults(node, *e.typed);
-  if (e.device_defaults.empty())
-    return node.fail("defaults can be changed over a profile of vLLM or SGLang only");
   SchedulerSettings& s = e.settings;
   node.require("source").text();
+  if (e.engine == "tensorrt-llm") {  // moe_config.backend
+    s.options.set("moe_backend", node.require("moe_backend").text());
+    return;
+  }
   if (const Yaml v = node.optional("gpu_memory_utilization"); v.present())
     s.gpu_memory_utilization = v.number(0.9, 0.01, 1);
   if (const Yaml v = node.optional("async_scheduling"); v.present()) s.async_scheduling = v.boolean(true);

@@ -8,8 +8,9 @@
 namespace orrery {
 
 // A graph needs generations alone on every rank: all round the largest batch up, or without padding have
-// equal ones. Otherwise everybody runs kernel by kernel over exactly its tokens. Who has nothing runs a dummy
-// row (`_pad_attention_dp_dummy_request`).
+// equal ones. With a prompt anywhere all are padded to one piecewise graph, where there are such that hold
+// the largest batch (model_engine.py, `_get_padding_params`). Otherwise everybody runs kernel by kernel over
+// exactly its tokens. Who has nothing runs a dummy row (`_pad_attention_dp_dummy_request`).
 JointStep GraphPadding::join_batches(std::span<const StepShape> ranks) const {
   JointStep step;
   std::int64_t sum = 0, most = 0, least = INT64_MAX;
@@ -23,9 +24,9 @@ JointStep GraphPadding::join_batches(std::span<const StepShape> ranks) const {
     sum += tokens;
   }
   step.prompts = prompts;
-  const std::int64_t size = prompts ? 0 : all_.above(most);
-  if (size > 0 && (pads_ || (size == most && least == most))) {
-    step.mode = GraphMode::full;
+  const std::int64_t size = (prompts ? prefill_ : all_).above(most);
+  if (size > 0 && (pads_ || prompts || (size == most && least == most))) {
+    step.mode = prompts ? GraphMode::piecewise : GraphMode::full;
     step.rank_tokens = size;
     step.gathered = joint_.ranks * size;
   } else {

@@ -69,7 +69,7 @@ PaddedStep GraphPadding::pad_alone(const StepShape& shape) const {
   const bool prefill = by_phase_ && !shape.prefill.empty();
   const bool undrafted = by_phase_ && drafts_ > 0 && !prefill && shape.draft_tokens == 0;
   const std::int64_t size = undrafted ? without_drafts(tokens) : (prefill ? prefill_ : all_).above(tokens);
-  if (size == 0 || (!pads_ && size != tokens)) return step;
+  if (size == 0 || (!pads_ && !prefill && size != tokens)) return step;
   if (decodes_only_ && !uniform(shape)) return step;
   if (prefill && static_cast<double>(size) > widest_ * static_cast<double>(tokens)) return step;
   step.tokens = size;

@@ -8,6 +8,7 @@
 #include "costmodel/latent_nodes.h"
 #include "costmodel/model_layers.h"
 #include "costmodel/plan_check.h"
+#include "costmodel/shared_experts.h"
 
 namespace orrery {
 namespace {
@@ -255,12 +256,13 @@ class GraphBuilder : LatentNodes {
     const WeightFormat down = format(kind.weights, "experts.down");
     add_post_norm(WeightFormat{}, l, true);
     split_rows();
-    const bool one_more = shared_among_routed();
-    if (model_.shared_expert_intermediate > 0 && !one_more) {
+    const bool has_shared = model_.shared_expert_intermediate > 0;
+    const char* const first = model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj";
+    const WeightFormat shared = has_shared ? format(kind.weights, first) : WeightFormat{};
+    const bool one_more = has_shared && shared_among_routed(spec_, shared.label == up.label);
+    if (has_shared && !one_more) {
       enter(LayerPart::shared);
       branch_ = Branch::shared;
-      const WeightFormat shared =
-          format(kind.weights, model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj");
       if (quantises_shared(shared)) add("shared_quantize", "quantize", width(model_.hidden, shared), l);
       add_mlp("shared_", kind, model_.shared_expert_intermediate, shared,
               format(kind.weights, "shared_expert.down_proj"));
@@ -282,18 +284,10 @@ class GraphBuilder : LatentNodes {
     expert.experts_per_token += one_more;
     add_dispatch(up, l);
     expert.depends_on = over_;  // with an exchange: no rows but those of a rank's own experts
-    if (!all_masked(expert, up, inner, l) && !add_fused_experts(expert, up, inner, l))
+    if (!all_masked(expert, up, inner, l) && !add_fused_experts(expert, up, inner, l, one_more))
       add_single_experts(expert, up, down, inner, l);
     add_combine(up, l);
     branch_ = Branch::none;
-  }
-
-  // SGLang, `determine_num_fused_shared_experts`: one shared expert as wide as a routed one, 256 of those, on
-  // one rank's share of every expert. It is counted as one more chosen at random, not as one for all.
-  bool shared_among_routed() const {
-    return !spec_.engine.kernel_laws.empty() && spec_.engine.kernel_laws.front().shared_among_routed &&
-           model_.experts == 256 && model_.shared_expert_intermediate == model_.expert_intermediate &&
-           spec_.plan.ep == 1 && !joint_.exchanges() && !spec_.experts.on();
   }
 
   const char* choice_of_experts() const {
@@ -339,11 +333,12 @@ class GraphBuilder : LatentNodes {
   }
 
   // Where the engine's fused layer was timed as a whole, it is one line.
-  bool add_fused_experts(const OpSpec& expert, const WeightFormat& format, std::int64_t inner,
-                         std::int64_t l) {
+  bool add_fused_experts(const OpSpec& expert, const WeightFormat& format, std::int64_t inner, std::int64_t l,
+                         bool with_shared) {
     const KernelSet* kernels = roofline_.kernels();
     const ExpertShape shape{model_.hidden, inner, expert.experts, expert.experts_per_token};
-    if (kernels == nullptr || !model_.gated_mlp || !kernels->experts(format.label, shape)) return false;
+    if (kernels == nullptr || !model_.gated_mlp || !timed_experts(*kernels, format.label, shape, with_shared))
+      return false;
     OpSpec fused = expert;
     fused.n = model_.hidden;
     fused.k = inner;
@@ -354,6 +349,11 @@ class GraphBuilder : LatentNodes {
       fused.variant = model_.expert_groups > 1 ? "grouped_topk" : "topk";
     add("moe_experts", "fused_experts", fused, l);
     OpSpec copy = expert;
+    // TritonMXFP4FusedMoEMethod (fused_moe_triton.py) pads rows to 128s: a tensor cleared, one copied into
+    // it.
+    copy.n = (model_.hidden + 127) / 128 * 128;
+    if (copy.n > model_.hidden && spec_.engine.settings.options.has("moe_backend"))
+      add("moe_pad", "moe_copy", copy, 2 * l);
     copy.n = model_.hidden;
     if (joint_.gathers_experts()) copy.depends_on = DependsOn::tokens;  // of the rank's own rows
     if (!joint_.exchanges()) add("moe_copy", "moe_copy", copy, l);

@@ -16,6 +16,15 @@ double attention_launches(const InstanceSpec& spec) {
   return spec.model.latent.present() && spec.engine.engine == "vllm" ? 4 : 2;
 }
 
+// TensorRT-LLM's batch_wait_timeout_ms (executor_request_queue.py, `_get_from_request_queue`): whether it has
+// work or not, a pass that fetched less than a full batch waits for so long before it composes; an idle
+// engine does so from the first request on. (That the wait ends early when a full batch has come is left
+// out.)
+double batch_wait_ns(const InstanceSpec& spec) {
+  const NamedOptions& options = spec.engine.settings.options;
+  return options.has("batch_wait_timeout_ms") ? options.number("batch_wait_timeout_ms") * 1e6 : 0;
+}
+
 HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_process) {
   const HostCosts& h = spec.engine.host;
   HostNanoseconds ns;
@@ -40,7 +49,7 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   ns.copy = nanoseconds(h.copy, scale);
   ns.update_base = nanoseconds(h.update_base, scale);
   ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);
-  ns.gap = nanoseconds(h.loop_gap, scale);
+  ns.gap = nanoseconds(h.loop_gap, scale) + batch_wait_ns(spec);
   add_group_terms(spec, scale, ns);
   return ns;
 }
@@ -263,9 +272,9 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
   host.draft_next = static_cast<double>(spec.speculation.tokens - 1) *
                     (padding.largest() > 0 ? host.draft_pieces : host.draft_eager);
   if (drafts_by_v1(spec)) add_v1_drafting();
-  // SGLang captures its passes in one graph, and the first one, after a verification, in another
-  // (eagle_draft_cuda_graph_runner.py, eagle_draft_extend_cuda_graph_runner.py).
-  if (tree != TreeAttention::none && padding.largest() > 0) {
+  // SGLang captures its passes in one graph, and the first one, after a verification, in another, for chains
+  // as for trees (eagle_worker_v2.py, `_capture_cuda_graphs`).
+  if (spec.engine.engine == "sglang" && padding.largest() > 0) {
     host.draft_pieces = host.launch_graph;
     host.draft_next = host.draft_passes > 1 ? host.launch_graph : 0;
   }
@@ -359,6 +368,7 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   launcher_is_core = one_process;
   steps_in_flight = spec.engine.steps_in_flight;
   set_delays(spec.engine.host, scales.host);
+  core_wake = core_wake + duration_from_nanoseconds(batch_wait_ns(spec));
   host_error = spec.engine.interval_host_error;
   samples = spec.stage.last();
   add_speculation(spec, scales.host);

@@ -122,10 +122,18 @@ class Resolver final : public ArgumentResolver {
       rules_.equal_progress = value.choice(chunking_policies) == 1;
     else if (name.starts_with("attention_dp_config"))
       apply_balance(name.substr(name.find('.') + 1), value);
+    else if (name.starts_with("batch_wait_"))
+      apply_batch_wait(name, value);
+    else if (name == "torch_compile_config")
+      apply_no_compiler(value);
+    else if (name == "torch_compile_config.enable_piecewise_cuda_graph")
+      piecewise_ = value.boolean(false);
+    else if (name == "torch_compile_config.capture_num_tokens")
+      piecewise_sizes_ = read_sizes(value);
     else if (name == "cuda_graph_config")
       apply_no_graphs(value);
     else if (name == "cuda_graph_config.batch_sizes")
-      read_sizes(value);
+      sizes_given_ = read_sizes(value);
     else if (name == "cuda_graph_config.max_batch_size")
       largest_given_ = value.integer(0, 0, most);
     else if (name == "cuda_graph_config.enable_padding")
@@ -261,6 +269,9 @@ class Resolver final : public ArgumentResolver {
                   : "would keep less than the model's layers see: ") +
           windows_text());
     rules_.window = window;
+    std::string list;
+    for (const std::int64_t size : sizes) list += (list.empty() ? "[" : ", ") + std::to_string(size);
+    settings_.options.set("max_attention_window", list + "]");
     if (rules_.max_tokens > 0) engine_.ignored_args.emplace_back("kv_cache_config.max_tokens");  // §4.6, VSWA
   }
 
@@ -279,11 +290,39 @@ class Resolver final : public ArgumentResolver {
     settings_.enforce_eager = true;
   }
 
-  void read_sizes(const Yaml& value) {
-    sizes_given_.clear();
-    for (const Yaml& size : value.items()) sizes_given_.push_back(size.integer(1, 1, most));
-    std::sort(sizes_given_.begin(), sizes_given_.end());
-    sizes_given_.erase(std::unique(sizes_given_.begin(), sizes_given_.end()), sizes_given_.end());
+  // Without it nothing is compiled, which is the default.
+  void apply_no_compiler(const Yaml& value) {
+    accept_all(value);
+    if (!value.is_null()) value.fail("expected a map of its settings, or null");
+  }
+
+  // Ranks of attention data parallelism do not wait by passes (`_schedule`).
+  void apply_batch_wait(const std::string& name, const Yaml& value) {
+    if (plan_.dp > 1 && name != "batch_wait_timeout_ms") engine_.ignored_args.push_back(name);
+    if (name == "batch_wait_timeout_iters")
+      settings_.options.set(name, value.integer(0, 0, most));
+    else
+      settings_.options.set(name, value.number(0, 0, name == "batch_wait_timeout_ms" ? 1e6 : 1));
+  }
+
+  static std::vector<std::int64_t> read_sizes(const Yaml& value) {
+    std::vector<std::int64_t> sizes;
+    for (const Yaml& size : value.items()) sizes.push_back(size.integer(1, 1, most));
+    std::sort(sizes.begin(), sizes.end());
+    sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+    return sizes;
+  }
+
+  // §5: steps with prompts in graphs between their attention (model_engine.py, `_get_padding_params`): padded
+  // to the next captured size whatever enable_padding says, however much wider it is. Where no sizes are
+  // given they are the decodes' (the same file of 1.2.0rc; llm_args.py of 1.3.0rc has a list of its own up to
+  // 3,072).
+  void build_piecewise_sizes(std::vector<std::int64_t> sizes) {
+    if (!piecewise_) return;
+    if (!piecewise_sizes_.empty()) sizes = piecewise_sizes_;
+    std::erase_if(sizes, [&](std::int64_t size) { return size > settings_.max_num_batched_tokens; });
+    settings_.prefill_graph_sizes = std::move(sizes);
+    settings_.widest_padding = static_cast<double>(most);
   }
 
   // §5: CudaGraphConfig, then what max_batch_size lets the runner capture.
@@ -304,6 +343,7 @@ class Resolver final : public ArgumentResolver {
       for (std::int64_t size = rule.powers_from; size < largest; size *= 2) sizes.push_back(size);
       if (sizes.empty() || sizes.back() != largest) sizes.push_back(largest);
     }
+    build_piecewise_sizes(settings_.enforce_eager ? std::vector<std::int64_t>{} : sizes);
     std::erase_if(sizes, [&](std::int64_t size) { return size > settings_.max_num_seqs; });
     if (settings_.enforce_eager) sizes.clear();
     for (std::int64_t& size : sizes) size *= 1 + settings_.draft_tokens;  // a graph holds whole rows
@@ -317,9 +357,9 @@ class Resolver final : public ArgumentResolver {
   ModelSpec& model_;
   const Yaml args_, place_;
   std::int64_t largest_given_ = 0;
-  bool onboards_ = true;
+  bool onboards_ = true, piecewise_ = false;
   std::optional<Yaml> windows_, state_type_;
-  std::vector<std::int64_t> sizes_given_;
+  std::vector<std::int64_t> sizes_given_, piecewise_sizes_;
 };
 
 }  // namespace

@@ -84,7 +84,6 @@ class KernelExecutor final : public Executor {
   std::vector<std::int32_t> adopt(RequestId request, SequenceId sequence, std::int64_t count);
   // Of a prompt's blocks those that are not here already.
   std::int64_t lacking(RequestId request) const;
-  void disown(RequestId request);   // what was to come will not; no effect where nothing was
   void release(RequestId request);  // nobody will ask for its blocks any more; no effect where none are kept
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;

@@ -61,13 +61,6 @@ bool KernelExecutor::answered(const Engine& e, SequenceId sequence) const {
   });
 }
 
-// Its slot may be another request's before the scheduler has a plan again.
-void KernelExecutor::disown(RequestId request) {
-  const Engine& e = *engines_.front();
-  const auto known = e.sequence_of.find(request.value());
-  if (known != e.sequence_of.end()) ended(InstanceId(0), known->second);
-}
-
 void KernelExecutor::release(RequestId request) {
   Engine& e = *engines_.front();
   e.lent.erase(request.value());

@@ -110,8 +110,7 @@ void KernelTransport::work() {
   }
 }
 
-// Blocks of what is under way are still written: waits until they are not. The decode side drops what waited
-// for them, and does not say so.
+// Blocks of what is under way are still written: waits until they are not.
 void KernelTransport::forget(RequestId request, SimTime) {
   std::unique_lock lock(mutex_);
   for (Move& m : open_) m.dropped = m.dropped || m.request == request;
@@ -122,7 +121,6 @@ void KernelTransport::forget(RequestId request, SimTime) {
   std::erase_if(ways_, [&](const Way& w) { return w.request == request.value(); });
   lock.unlock();
   options_.from->release(request);
-  options_.to->disown(request);
 }
 
 SimTime KernelTransport::next_event() {

@@ -387,6 +387,7 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
 }
 
 void Instance::fail_request(SequenceId sequence, SimTime now, RequestStatus status) {
+  wiring_.executor->ended(wiring_.id, sequence);
   Progress& p = progress_of(sequence);
   if (holds_tokens()) streams_->close(sequence);
   std::erase(departed_, sequence);

@@ -24,8 +24,15 @@ class TreeOperator : public Operator {
     return "rows=" + std::to_string(static_cast<std::int64_t>(tree_rows(spec_, input)));
   }
   KernelClass kernel_class() const override { return KernelClass::elementwise; }
+  OpCost cost(const StepInput& input) const override {
+    OpCost cost;
+    const double rows = tree_rows(spec_, input);
+    if (rows > 0) add(input, rows, cost);
+    return cost;
+  }
 
  protected:
+  virtual void add(const StepInput& input, double rows, OpCost& cost) const = 0;
   void stream(double bytes, double starts, OpCost& cost) const {
     const bool cached = roofline_.stays_in_cache(bytes);
     cost.bytes = cached ? 0 : bytes;
@@ -41,10 +48,7 @@ class TreeOperator : public Operator {
 class TreeAttentionOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
-  OpCost cost(const StepInput& input) const override {
-    OpCost cost;
-    const double rows = tree_rows(spec_, input);
-    if (rows == 0) return cost;
+  void add(const StepInput&, double rows, OpCost& cost) const override {
     // Of a latent every head reads the same key, whose first `n` numbers are the value.
     const bool latent = spec_.variant == "latent";
     const auto width = static_cast<double>(spec_.heads * (latent ? spec_.n : spec_.head_dim));
@@ -56,7 +60,6 @@ class TreeAttentionOperator : public TreeOperator {
            attention_start + 3, cost);
     const auto places = static_cast<double>(latent ? spec_.heads * spec_.k : 0);  // scores see them too
     cost.flops = (4.0 * width + 2.0 * places) * spec_.tree_keys * rows;
-    return cost;
   }
   std::string shape_text(const StepInput& input) const override {
     const bool latent = spec_.variant == "latent";
@@ -72,10 +75,7 @@ class TreeAttentionOperator : public TreeOperator {
 class TreeBuildOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
-  OpCost cost(const StepInput& input) const override {
-    OpCost cost;
-    const double rows = tree_rows(spec_, input);
-    if (rows == 0) return cost;
+  void add(const StepInput& input, double rows, OpCost& cost) const override {
     const double sequences = input.shape->decode_sequences, each = rows / sequences;
     const double mask = (static_cast<double>(input.shape->decode_context_tokens) + rows) * each;
     const bool cascade = spec_.variant == "cascade";
@@ -83,7 +83,6 @@ class TreeBuildOperator : public TreeOperator {
            TreeKernels::organizing + TreeKernels::building +
                TreeKernels::tables(cascade ? TreeAttention::cascade : TreeAttention::masked),
            cost);
-    return cost;
   }
 };
 
@@ -91,17 +90,13 @@ class TreeBuildOperator : public TreeOperator {
 class TreeCommitOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
-  OpCost cost(const StepInput& input) const override {
-    OpCost cost;
-    const double rows = tree_rows(spec_, input);
-    if (rows == 0) return cost;
+  void add(const StepInput& input, double rows, OpCost& cost) const override {
     const double sequences = input.shape->decode_sequences;
     const double moved =
         sequences * static_cast<double>(spec_.n) * static_cast<double>(spec_.k) * spec_.kv_bytes;
     // Hidden states are copied whole, and the path's gathered and written once more.
     const double hidden = (rows + sequences * static_cast<double>(spec_.n)) * spec_.out_bytes;
     stream(2 * moved + 2 * hidden, TreeKernels::committing, cost);
-    return cost;
   }
 };
 

@@ -9,6 +9,7 @@
 #include "costmodel/moe.h"
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
+#include "costmodel/shared_experts.h"
 
 namespace orrery {
 
@@ -25,8 +26,12 @@ class FusedExpertsOperator : public Operator {
  public:
   FusedExpertsOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {
     ORRERY_CHECK(roofline.kernels() != nullptr, "a fused expert layer is priced from a table");
+    const auto timed = timed_experts(*roofline.kernels(), spec.format.label, shape(), true);
+    ORRERY_CHECK(timed.has_value(), "the step graph asked for a table that is not there");
+    with_shared_ = timed->without_shared;
+    spec_.experts = timed->shape.experts;
+    spec_.experts_per_token = timed->shape.per_token;
     fitted_ = roofline.kernels()->experts(spec.format.label, shape());
-    ORRERY_CHECK(fitted_.has_value(), "the step graph asked for a table that is not there");
     if (spec.variant.empty()) return;
     OpSpec choice = spec;  // of the rows that the table is asked for
     choice.own_rows = choice.expert_rows = false;
@@ -44,14 +49,15 @@ class FusedExpertsOperator : public Operator {
       const double bound = std::max(cost.compute_ns, cost.memory_ns);
       cost.table_ns = std::max(cost.table_ns - choice_->cost(input).ns(), std::min(cost.table_ns, bound));
     }
+    if (with_shared_) return one_rank(cost, tokens, {all.rows + tokens, all.distinct + 1});
     if (input.load != nullptr) return one_rank(cost, tokens, *input.load);
     return spec_.expert_ranks > 1 ? one_rank(cost, tokens, share(tokens, spec_.expert_ranks)) : cost;
   }
 
   std::string shape_text(const StepInput& input) const override {
     return "tokens=" + std::to_string(tokens_of(spec_, input)) + " experts=" + std::to_string(spec_.experts) +
-           " top " + std::to_string(spec_.experts_per_token) + " " + std::to_string(spec_.n) + "x" +
-           std::to_string(spec_.k) + " " + spec_.format.label;
+           " top " + std::to_string(spec_.experts_per_token) + (with_shared_ ? "+1 " : " ") +
+           std::to_string(spec_.n) + "x" + std::to_string(spec_.k) + " " + spec_.format.label;
   }
   KernelClass kernel_class() const override { return roofline_.grouped_class(spec_.format); }
 
@@ -98,8 +104,9 @@ class FusedExpertsOperator : public Operator {
                       stream_ns(passes);
     } else if (spec_.expert_ranks > 1) {
       cost.table_ns = work * part + small + stream_ns(rows * 2 * n);
-    } else {  // the timed layer with other products
+    } else {  // the timed layer with other products, and what passes over the shared expert's rows
       cost.table_ns = layer.table_ns + (part - 1) * std::min(work, layer.table_ns);
+      if (with_shared_) cost.table_ns += stream_ns(passes * load.rows / rows) - stream_ns(passes);
     }
     cost.rung = layer.rung;
     cost.hit = layer.hit == Hit::exact ? Hit::interpolated : layer.hit;
@@ -113,6 +120,7 @@ class FusedExpertsOperator : public Operator {
   const Roofline& roofline_;
   std::optional<FittedCurve> fitted_;
   std::unique_ptr<Operator> choice_;  // null where the timing holds none
+  bool with_shared_ = false;          // and one expert more, which every token chooses
 };
 
 }  // namespace

@@ -167,6 +167,14 @@ PipelineRules pipeline_rules(const InstanceSpec& instance) {
               instance.plan.pp > 1 && in_a_ring(instance.engine) ? instance.engine.steps_in_flight : 0};
 }
 
+// TensorRT-LLM's padded graphs: the rows that fill them up are one request, which takes a block when it is
+// first needed and keeps it (cuda_graph_runner.py, `_get_padded_batch`), from each pool. Here it has it from
+// the beginning; not where the longest request needs all there are (the engine then pads nothing).
+std::int64_t blocks_of_padding(const SchedulerSettings& s, bool tensorrt_llm, std::int64_t blocks) {
+  const bool pads = tensorrt_llm && s.pad_to_graph && !s.cudagraph_sizes.empty();
+  return pads && blocks * s.block_size > s.max_model_len + s.block_size ? 1 : 0;
+}
+
 }  // namespace
 
 SchedulerConfig PoolSpec::scheduler_config() const {
@@ -184,10 +192,12 @@ SchedulerConfig PoolSpec::scheduler_config() const {
 SchedulerConfig PoolSpec::language_config() const {
   const SchedulerSettings& s = instance.engine.settings;
   const LayerParts parts = cached_parts(instance);
+  const bool trt = instance.engine.engine == "tensorrt-llm";
+  const std::int64_t windowed = memory.windowed_blocks;
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
           .max_num_seqs = memory.max_sequences > 0 ? memory.max_sequences : s.max_num_seqs,
           .max_model_len = s.max_model_len,
-          .num_gpu_blocks = memory.kv_blocks,
+          .num_gpu_blocks = memory.kv_blocks - blocks_of_padding(s, trt, memory.kv_blocks),
           .block_size = static_cast<std::int32_t>(s.block_size),
           .enable_prefix_caching = s.enable_prefix_caching,
           .enable_chunked_prefill = s.enable_chunked_prefill,
@@ -204,7 +214,7 @@ SchedulerConfig PoolSpec::language_config() const {
                            .copy_on_partial_reuse = s.tensorrt_llm.copy_on_partial_reuse,
                            .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
                            .window = s.tensorrt_llm.window,
-                           .window_blocks = memory.windowed_blocks,
+                           .window_blocks = windowed - blocks_of_padding(s, trt, windowed),
                            .window_host_blocks = memory.windowed_host_blocks,
                            .full_parts = parts.full,
                            .window_parts = parts.windowed,

@@ -9,6 +9,7 @@
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/faults.h"
 #include "sim/costed/slo_reader.h"
+#include "sim/costed/tensorrt_llm_arguments.h"
 #include "sim/policies.h"
 
 namespace orrery {
@@ -303,37 +304,6 @@ void write_start(std::string& out, const StartCosts& s) {
   write_figure(out, "load", s.load);
 }
 
-// TensorRT-LLM's arguments as used, nested as it nests them.
-void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64_t tp) {
-  const TensorRtLlmSettings& t = s.tensorrt_llm;
-  const auto number = [](std::int64_t v) { return std::to_string(v); };
-  const auto flag = [](bool v) { return std::string(v ? "true" : "false"); };
-  const auto named = [&](const char* before, const char* name) {
-    return s.options.has(name) ? std::string(before) + name + ": " + s.options.text(name) : std::string();
-  };
-  out += "  engine_args:\n    max_num_tokens: " + number(s.max_num_batched_tokens) +
-         "\n    max_batch_size: " + number(s.max_num_seqs) + "\n    max_seq_len: " + number(s.max_model_len) +
-         "\n    enable_chunked_prefill: " + flag(s.enable_chunked_prefill) +
-         "\n    disable_overlap_scheduler: " + flag(!s.async_scheduling) +
-         "\n    kv_cache_config: {free_gpu_memory_fraction: " + format_number(t.free_gpu_memory_fraction) +
-         ", tokens_per_block: " + number(s.block_size) +
-         ", enable_block_reuse: " + flag(s.enable_prefix_caching) +
-         ", enable_partial_reuse: " + flag(t.enable_partial_reuse) +
-         ", copy_on_partial_reuse: " + flag(t.copy_on_partial_reuse) +
-         (t.window > 0 ? ", max_attention_window: [" + number(t.window) + ", " + number(s.max_model_len) + "]"
-                       : "") +
-         (s.kv_offload_bytes > 0 ? ", host_cache_size: " + number(s.kv_offload_bytes / tp) : "") +
-         named(", ", "mamba_ssm_cache_dtype") + "}" + named("\n    ", "attn_backend") +
-         "\n    stream_interval: " + number(s.stream_interval) +
-         "\n    scheduler_config: {capacity_scheduler_policy: " +
-         (t.max_utilization               ? "MAX_UTILIZATION"
-          : s.options.has("static_batch") ? "STATIC_BATCH"
-                                          : "GUARANTEED_NO_EVICT") +
-         ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
-         "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) + ", max_batch_size: " +
-         number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back() / (1 + s.draft_tokens)) + "}\n";
-}
-
 void write_pipeline(std::string& out, const PipelineCosts& c) {
   out += "    pipeline:\n";
   write_figure(out, "execute_share", c.execute_share);
@@ -357,7 +327,7 @@ void write_settings(std::string& out, const EngineProfile& engine, std::int64_t 
     out += std::string("    ") + name + ": " + (v ? "true" : "false") + "\n";
   };
   if (engine.engine == "tensorrt-llm") {
-    write_tensorrt_llm(out, s, tp);
+    out += tensorrt_llm_arguments(s, tp);
     out += "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) +
            "\n  ignored: " + Json(engine.ignored_args).dump() + "\n";
     return;

@@ -1,6 +1,7 @@
 #include "sim/schedulers/tensorrt_llm.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace orrery {
 
@@ -23,6 +24,7 @@ TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
       decodes_(config.block_size) {
   ORRERY_CHECK(!staged() || !rules_.max_utilization, "stages are modelled without pauses");
   counters_.min_free_blocks = kv_.num_blocks();
+  read_batch_waiting();
   window_free_ = rules_.window_blocks;
   ORRERY_CHECK(!windowed() || !staged(), "windows are modelled without stages");
   if (windowed() && config.enable_prefix_caching) {
@@ -32,6 +34,19 @@ TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
     window_kv_.emplace(pool);
   }
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
+}
+
+// batch_wait_timeout_ms, _iters and batch_wait_max_tokens_ratio (§1.4). The first is time, and the price's;
+// here an idle engine that waits for a full batch takes in all that has come.
+void TensorRtLlmScheduler::read_batch_waiting() {
+  const NamedOptions& options = config_.options;
+  fetches_all_ = options.has("batch_wait_timeout_ms") && options.number("batch_wait_timeout_ms") > 0;
+  if (rules_.dealt_to || !options.has("batch_wait_timeout_iters") ||
+      !options.has("batch_wait_max_tokens_ratio"))
+    return;
+  batch_wait_iters_ = options.integer("batch_wait_timeout_iters");
+  batch_wait_tokens_ = static_cast<std::int64_t>(std::ceil(
+      options.number("batch_wait_max_tokens_ratio") * static_cast<double>(config_.max_num_batched_tokens)));
 }
 
 // ---------------------------------------------------------------------------------------------------- queue
@@ -66,7 +81,7 @@ SequenceId TensorRtLlmScheduler::add(const Request& request) {
                           .named_tokens = request.prompt_tokens};
   s.kv = kv_.open(content);
   if (window_kv_) s.window_kv = window_kv_->open(content);
-  if (requests_ == remote_.held && !rules_.dealt_to) waits_in_get_ = true;
+  if (requests_ == remote_.held && !rules_.dealt_to && !fetches_all_) waits_in_get_ = true;
   ++requests_;
   queue_.push_back(slot);
   return SequenceId(slot);
@@ -120,7 +135,7 @@ SchedulerView TensorRtLlmScheduler::view() const {
 const StepPlan& TensorRtLlmScheduler::schedule() {
   if (staged()) return go_round();
   compose();
-  return launch(true, true);
+  return launch(!waits_for_batch(), true);
 }
 
 TensorRtLlmScheduler::Batch TensorRtLlmScheduler::compose() {

@@ -159,6 +159,7 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   };
 
   // schedule(), in the engine's order
+  void read_batch_waiting();
   void begin_plan();
   void fetch();
   void retire_ended(std::int64_t before_step);
@@ -175,6 +176,7 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
 
   // tensorrt_llm_choice.cpp: who runs
   bool choose_at_once();
+  bool waits_for_batch();
   void choose_no_evict();
   void choose_max_utilization();
   void fit_max_utilization();
@@ -188,6 +190,7 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   bool fits_behind(Slot slot, std::int64_t budget) const;
   void spread_chunks(std::int64_t budget);
   void order_rows();
+  void sort_equal_rows(std::size_t first, std::size_t last);
   void run_generation(Slot slot);
   void pass_over(Slot slot);
   std::int64_t blocks_to_completion(const Sequence& s) const;
@@ -302,6 +305,10 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   std::int64_t requests_ = 0;
   std::deque<Slot> queue_;     // §1.1: behind the cap on active requests, or not fetched yet
   bool waits_in_get_ = false;  // §1.4: idle when the first of `queue_` came
+  bool fetches_all_ = false;   // and not one request, though idle
+  // Batch waiting: for at most so many passes prompts wait beside generations for so many tokens together;
+  // and passes in a row in which they did.
+  std::int64_t batch_wait_iters_ = 0, batch_wait_tokens_ = 0, batch_waits_ = 0;
   Slot active_head_ = no_slot, active_tail_ = no_slot;
   std::int32_t active_count_ = 0, started_ = 0;
   std::vector<Slot> contexts_;  // states context and prefilling, in list order

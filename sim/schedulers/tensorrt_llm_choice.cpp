@@ -85,6 +85,19 @@ void TensorRtLlmScheduler::choose_no_evict() {
   take_contexts(available, budget);
 }
 
+// §1.4, `_waiting_requests` (pyexecutor/py_executor.py): prompts that were chosen beside generations wait
+// while all tokens together, of prompts those known to the host and not their chunks, are few. Nobody else
+// gets their tokens, and they take no blocks.
+bool TensorRtLlmScheduler::waits_for_batch() {
+  if (batch_wait_iters_ == 0 || batch_wait_tokens_ == 0) return false;
+  if (rows_.empty() || plan_decodes_ == 0) return false;
+  std::int64_t tokens = plan_decodes_ * row_tokens();
+  for (const Row& row : rows_) tokens += sequences_[row.slot].target;
+  const bool waits = batch_waits_ < batch_wait_iters_ && tokens < batch_wait_tokens_;
+  batch_waits_ = waits ? batch_waits_ + 1 : 0;
+  return waits;
+}
+
 void TensorRtLlmScheduler::choose_max_utilization() {
   fit_max_utilization();
   run_in_list_order();
@@ -292,23 +305,37 @@ void TensorRtLlmScheduler::spread_chunks(std::int64_t capacity) {
   budget_blocked_ |= std::erase_if(rows_, [](const Row& row) { return row.tokens == 0; }) > 0;
 }
 
+// What libstdc++'s std::sort does to rows that are all equal: the sort by LoRA task, of which there are none
+// (`sortRequests`, batch_manager/utils/inflightBatchingUtils.cpp). Up to 16 it leaves alone; of more the
+// median of three, which is the middle one, comes first, and all others change sides around it, again in each
+// half.
+void TensorRtLlmScheduler::sort_equal_rows(std::size_t first, std::size_t last) {
+  while (last - first > 16) {
+    std::swap(rows_[first], rows_[first + (last - first) / 2]);
+    std::size_t low = first + 1, high = last;
+    while (low < --high) std::swap(rows_[low++], rows_[high]);
+    sort_equal_rows(low, last);
+    last = low;
+  }
+}
+
 // §3.3: when some context was cut, those with more to come are moved in front, in the order that libstdc++'s
-// std::partition leaves. (The sort by LoRA task behind it finds equal keys; what it does to more than 16 of
-// them moves rows, not the batch, and is not followed.)
+// std::partition leaves. Both parts are then sorted.
 void TensorRtLlmScheduler::order_rows() {
-  if (!chunked_) return;
+  std::size_t first = 0, last = rows_.size();
   const auto goes_on = [&](const Row& row) {
     return row.tokens < sequences_[row.slot].target - sequences_[row.slot].computed;
   };
-  std::size_t first = 0, last = rows_.size();
-  for (;;) {
+  while (chunked_) {
     while (first != last && goes_on(rows_[first])) ++first;
-    if (first == last) return;
+    if (first == last) break;
     --last;
     while (first != last && !goes_on(rows_[last])) --last;
-    if (first == last) return;
+    if (first == last) break;
     std::swap(rows_[first++], rows_[last]);
   }
+  sort_equal_rows(0, first);
+  sort_equal_rows(first, rows_.size());
 }
 
 void TensorRtLlmScheduler::run_generation(Slot slot) {

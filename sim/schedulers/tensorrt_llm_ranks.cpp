@@ -27,8 +27,10 @@ std::vector<std::unique_ptr<Scheduler>> make_ranks(SchedulerConfig config, std::
 
 TensorRtLlmRanks::TensorRtLlmRanks(const SchedulerConfig& config, std::int32_t ranks)
     : RankScheduler(make_ranks(config, ranks), std::make_unique<Undecided>()),
-      rules_of_engine_(config.tensorrt_llm), most_active_(config.max_num_seqs * ranks),
-      slots_of_rank_(config.max_num_seqs), dealt_(ranks_.size()), batches_(ranks_.size()) {
+      rules_of_engine_(config.tensorrt_llm), fetches_all_(config.options.has("batch_wait_timeout_ms") &&
+                                                          config.options.number("batch_wait_timeout_ms") > 0),
+      most_active_(config.max_num_seqs * ranks), slots_of_rank_(config.max_num_seqs), dealt_(ranks_.size()),
+      batches_(ranks_.size()) {
   for (const auto& rank : ranks_) schedulers_.push_back(static_cast<TensorRtLlmScheduler*>(rank.get()));
 }
 
@@ -36,7 +38,8 @@ TensorRtLlmRanks::TensorRtLlmRanks(const SchedulerConfig& config, std::int32_t r
 
 SequenceId TensorRtLlmRanks::add(const Request& request) {
   if (schedulers_.front()->refuses(request)) return SequenceId::none();
-  if (queue_.empty() && active() == static_cast<std::int64_t>(left_.size())) waits_in_get_ = true;
+  const bool idle = queue_.empty() && active() == static_cast<std::int64_t>(left_.size());
+  if (idle && !fetches_all_) waits_in_get_ = true;
   const std::uint32_t slot = slots_.take(places_);
   places_[slot] = {.rank = nowhere, .local = {}, .request = request, .prompt = request.prompt_tokens};
   queue_.push_back(slot);

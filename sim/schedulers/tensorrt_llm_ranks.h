@@ -78,6 +78,7 @@ class TensorRtLlmRanks final : public RankScheduler {
   const StepPlan& wait_for_transfers();
 
   TensorRtLlmRules rules_of_engine_;
+  bool fetches_all_;          // §1.4: batch_wait_timeout_ms
   std::int64_t most_active_;  // of all ranks
   std::int64_t slots_of_rank_;
   std::vector<TensorRtLlmScheduler*> schedulers_;

@@ -20,7 +20,7 @@ const StepPlan& TensorRtLlmScheduler::go_round() {
   // Without a batch the loop goes on to the next place that is in flight, or round and round.
   const bool runs = !compose().empty();
   for (std::size_t i = 0; i < ring_.size() && !runs && !ring_.blocked(); ++i) ring_.pass();
-  launch(true, runs);
+  launch(!waits_for_batch(), runs);
   if (runs) plan_.hands_on_after_update = ring_.launch();
   return plan_;
 }

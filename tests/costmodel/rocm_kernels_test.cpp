@@ -83,7 +83,6 @@ TEST_CASE("the shared expert runs among the routed ones from 0.5.5 on, where not
     CHECK(line(instance(engine), "shared_gate_up_proj").count == 0);
     CHECK_THAT(line(instance(engine), "moe_experts").shape, Contains("experts=257 top 9"));
     CHECK_THAT(line(instance(engine), "router").shape, Contains("n=256"));  // which does not choose it
-    CHECK(line(instance(engine, "h200"), "shared_gate_up_proj").count == expert_layers);
   }
   const std::string skewed = "experts: {popularity: {zipf: 0.8}}\n";
   CHECK(line(instance("sglang-0.5", "mi300x", skewed), "shared_gate_up_proj").count == expert_layers);

@@ -136,6 +136,53 @@ TEST_CASE("§5 a context row makes a step eager; unmatched decodes are eager unl
   CHECK(mode(padded, 7, 1) == "none 8");  // a tail of one token is a context row all the same
 }
 
+// `_get_padding_params` of model_engine.py; sizes that nobody gave are the decodes'.
+TEST_CASE("§5 piecewise graphs: steps with prompts are padded to the next captured number of tokens") {
+  const auto mode = [](const std::string& more, std::int32_t decodes, std::int32_t prompt) {
+    const GraphPadding padding(settings("torch_compile_config: {enable_piecewise_cuda_graph: true" + more));
+    const PrefillChunk chunk{prompt, 0};
+    StepShape shape;
+    shape.decode_sequences = decodes;
+    if (prompt > 0) shape.prefill = {&chunk, 1};
+    const PaddedStep step = padding.pad(shape);
+    return std::string(to_string(step.mode)) + " " + std::to_string(step.tokens);
+  };
+  const std::string sizes = ", capture_num_tokens: [4096, 256, 16384]}";
+  CHECK(mode(sizes, 0, 1) == "piecewise 256");  // however much wider, whatever enable_padding says
+  CHECK(mode(sizes, 7, 300) == "piecewise 4096");
+  CHECK(mode(sizes, 0, 4097) == "none 4097");  // 16,384 are more than max_num_tokens
+  CHECK(mode(sizes, 40, 0) == "none 40");      // decodes have their own graphs
+  CHECK(mode(sizes, 31, 0) == "full 31");
+  CHECK(mode("}", 0, 100) == "piecewise 128");
+  CHECK(mode("}", 0, 129) == "none 129");
+  CHECK(mode("}, cuda_graph_config: null", 0, 100) == "none 100");
+  CHECK(settings("torch_compile_config: {enable_fullgraph: false}").prefill_graph_sizes.empty());
+  CHECK(settings("torch_compile_config: null").prefill_graph_sizes.empty());
+  CHECK(holds(error_of("torch_compile_config: {enable_inductor: true}"), "inductor"));
+  CHECK(holds(error_of("torch_compile_config: 3"), "a map"));
+}
+
+// Any rank with prompts: all are padded to what holds the largest batch, or nobody.
+TEST_CASE("§5 piecewise graphs of attention ranks: one size for all") {
+  const Resolved r =
+      resolve("torch_compile_config: {enable_piecewise_cuda_graph: true, capture_num_tokens: [512, 1024]}",
+              "hardware: h200\nparallel: {dp: 2, ep: 2}", "qwen3-30b-a3b");
+  INFO(r.errors);
+  REQUIRE(r.errors.empty());
+  const GraphPadding padding(r.spec.engine.settings);
+  const PrefillChunk chunk{600, 0}, longer{1100, 0};
+  std::vector<StepShape> ranks(2);
+  ranks[0].decode_sequences = 5;
+  ranks[1].prefill = {&chunk, 1};
+  const JointStep step = padding.join(ranks);
+  CHECK(step.mode == GraphMode::piecewise);
+  CHECK(step.rank_tokens == 1024);
+  CHECK(step.gathered == 2048);
+  ranks[1].prefill = {&longer, 1};
+  CHECK(padding.join(ranks).mode == GraphMode::none);
+  CHECK(padding.join(ranks).gathered == 1105);
+}
+
 TEST_CASE("§4.6 the KV cache gets a fraction of what is left, in whole blocks, and max_tokens caps it") {
   const auto plan = [](const std::string& args) { return plan_memory(resolve(args).spec).value(); };
   const MemoryPlan whole = plan("kv_cache_config: {free_gpu_memory_fraction: 1.0}");

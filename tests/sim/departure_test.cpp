@@ -1,5 +1,7 @@
 // Clients that go away: every request ends once, no block is lost, and stretches decide what single steps
 // decide.
+#include <unistd.h>
+
 #include <deque>
 #include <map>
 #include <optional>
@@ -246,6 +248,60 @@ TEST_CASE("who leaves without a word ends as one whose request had said when") {
       }
     }
   }
+}
+
+class CountedEnds final : public Executor {
+ public:
+  explicit CountedEnds(Executor& inner) : inner_(inner) {}
+  void submit(StepId s, InstanceId i, const StepPlan& p, SimTime now) override {
+    inner_.submit(s, i, p, now);
+  }
+  void transfer(InstanceId i, std::span<const TransferWork> work, SimTime now) override {
+    inner_.transfer(i, work, now);
+  }
+  void cut(InstanceId i, SimTime at) override { inner_.cut(i, at); }
+  void ended(InstanceId i, SequenceId s) override {
+    ++ends;
+    inner_.ended(i, s);
+  }
+  void take_input(InstanceId i, std::int64_t n, SimTime at) override { inner_.take_input(i, n, at); }
+  SimTime next_event() const override { return inner_.next_event(); }
+  void collect(SimTime now, Outcomes& out) override { inner_.collect(now, out); }
+  std::int32_t depth(InstanceId i) const override { return inner_.depth(i); }
+  SimDuration output_delay(InstanceId i) const override { return inner_.output_delay(i); }
+  SimDuration output_per_sequence(InstanceId i) const override { return inner_.output_per_sequence(i); }
+  std::uint64_t ends = 0;
+
+ private:
+  Executor& inner_;
+};
+
+// An executor keeps something of its own for a sequence (live: blocks), whoever ends it. Each newcomer is
+// more important than all before it, so that one that waits makes place for it.
+TEST_CASE(
+    "executors are told once of every sequence's end, also of one that a better one put out of the queue") {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("orrery-departure-" + std::to_string(::getpid()));
+  std::filesystem::create_directories(folder);
+  std::ofstream trace(folder / "ranked.jsonl");
+  for (int i = 0; i < 60; ++i)
+    trace << "{\"timestamp\": " << 2 * i
+          << ", \"input_length\": 300, \"output_length\": 60, \"priority\": " << i << "}\n";
+  trace.close();
+  const Scenario scenario = small_example(
+                                "{hardware: h200, model: qwen3-8b, engine: sglang-0.5, engine_args: "
+                                "{enable_priority_scheduling: true, disable_priority_preemption: true, "
+                                "max_running_requests: 4, max_queued_requests: 5}}",
+                                {"workload={trace: " + (folder / "ranked.jsonl").string() + "}"})
+                                .value();
+  std::optional<CountedEnds> counted;
+  RunOptions options;
+  options.arrange = [&](SimulationSetup& setup) { setup.executor = &counted.emplace(*setup.executor); };
+  const RunResult result = run_scenario(scenario, options).value();
+  std::filesystem::remove_all(folder);
+  CHECK(result.completed >= 9);
+  CHECK(result.rejected >= 10);
+  CHECK(counted->ends == result.completed + result.rejected);
 }
 
 }  // namespace

@@ -46,6 +46,9 @@ TEST_CASE("windows on SGLang and TensorRT-LLM, and beside drafts, end every requ
     CHECK(a.digest == b.digest);
     CHECK(a.digest == single.digest);
   }
+  const std::string text =
+      scenario("gemma-3-1b-it", {"deployment.engine=tensorrt-llm-1.2", windows}).resolved_yaml();
+  CHECK(text.find("max_attention_window: [512, 512, 512, 512, 512, 16384]") != std::string::npos);
 }
 
 // A prompt of 20,000 tokens in chunks of 2,048, then 1,000 tokens: the widest moment is the chunk before the

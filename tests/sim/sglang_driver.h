@@ -33,6 +33,14 @@ inline SglangConfig config(std::int64_t tokens = 100000) {
   return c;
 }
 
+// One prompt a pass, so that a queue's order shows.
+inline SglangConfig one_at_a_time(QueuePolicy policy) {
+  SglangConfig c = config();
+  c.schedule_policy = policy;
+  c.prefill_max_requests = 1;
+  return c;
+}
+
 // 500 tokens of a prompt of its own.
 inline TokenRuns prompt(std::uint64_t id) {
   return name_tokens(std::vector<std::uint64_t>{id}, 500, 0, 500, 1000 + id);

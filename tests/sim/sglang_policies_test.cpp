@@ -10,16 +10,10 @@
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
+using sglang_test::one_at_a_time;
 using Rows = std::vector<std::string>;
 
 namespace {
-
-SglangConfig one_at_a_time(QueuePolicy policy) {
-  SglangConfig c = config();
-  c.schedule_policy = policy;
-  c.prefill_max_requests = 1;
-  return c;
-}
 
 // Whose prompt each pass computed.
 std::vector<std::string> order_of(Driver& d, int passes) {

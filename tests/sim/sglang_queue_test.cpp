@@ -10,18 +10,8 @@
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
+using sglang_test::one_at_a_time;
 using Rows = std::vector<std::string>;
-
-namespace {
-
-SglangConfig one_at_a_time(QueuePolicy policy) {
-  SglangConfig c = config();
-  c.schedule_policy = policy;
-  c.prefill_max_requests = 1;
-  return c;
-}
-
-}  // namespace
 
 TEST_CASE("§2.2 fcfs keeps the order of arrival, lof takes the longest outputs first") {
   for (const QueuePolicy policy : {QueuePolicy::fcfs, QueuePolicy::lof}) {
