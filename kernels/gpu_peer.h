@@ -116,10 +116,27 @@ struct GpuSpin {
 };
 #endif
 
-// Until what counts upwards at `from` has come to `epoch`.
-GPU_DEVICE void gpu_await(const std::uint32_t* from, std::uint32_t epoch) {
-  GpuSpin spin;
-  while (static_cast<std::int32_t>(gpu_load_acquire(from) - epoch) < 0) spin.again();
+// Looks seldom whether the group has been given up (PeerMemory): its word is across the host's bus.
+class GpuPatience {
+ public:
+  GPU_DEVICE_MEMBER explicit GpuPatience(const std::uint32_t* given_up) : given_up_(given_up) {}
+  // False: what is waited for will not come.
+  GPU_DEVICE_MEMBER bool again() {
+    spin_.again();
+    return given_up_ == nullptr || ++times_ % 256 != 0 || gpu_load_acquire(given_up_) == 0;
+  }
+
+ private:
+  const std::uint32_t* given_up_;
+  unsigned times_ = 0;
+  GpuSpin spin_;
+};
+
+// Until what counts upwards at `from` has come to `epoch`, or the group is given up.
+GPU_DEVICE void gpu_await(const std::uint32_t* from, std::uint32_t epoch,
+                          const std::uint32_t* given_up = nullptr) {
+  GpuPatience patience(given_up);
+  while (static_cast<std::int32_t>(gpu_load_acquire(from) - epoch) < 0 && patience.again()) {}
 }
 // A count that comes with its epoch, in the upper half.
 GPU_DEVICE std::uint32_t gpu_await_count(const std::uint64_t* from, std::uint32_t epoch) {
@@ -161,14 +178,14 @@ class PeerExchange {
     const unsigned char* slot = slot_of(static_cast<unsigned>(m_.rank), from);
     if constexpr (!lines) return gpu_load<GpuBytes16>(slot, at);
     const auto* line = reinterpret_cast<const GpuLine*>(slot) + 2 * at;
-    GpuSpin spin;
+    GpuPatience patience(m_.given_up);
     for (;;) {
       const GpuLine a = gpu_load_line(line), b = gpu_load_line(line + 1);
-      if (stamped(a.half[0]) && stamped(a.half[1]) && stamped(b.half[0]) && stamped(b.half[1])) {
+      if ((stamped(a.half[0]) && stamped(a.half[1]) && stamped(b.half[0]) && stamped(b.half[1])) ||
+          !patience.again()) {
         return {{static_cast<std::uint32_t>(a.half[0]), static_cast<std::uint32_t>(a.half[1]),
                  static_cast<std::uint32_t>(b.half[0]), static_cast<std::uint32_t>(b.half[1])}};
       }
-      spin.again();
     }
   }
   // All of this step has been pushed by this block, and has come from all peers. Lines say so themselves.
@@ -181,7 +198,7 @@ class PeerExchange {
       const bool peer = lane < static_cast<unsigned>(m_.ranks) && lane != me;
       if (peer) gpu_store_release(m_.flags[lane] + at + me, epoch_);
       gpu_warp_fence();  // nobody waits before all have been told
-      if (peer) gpu_await(m_.flags[me] + at + lane, epoch_);
+      if (peer) gpu_await(m_.flags[me] + at + lane, epoch_, m_.given_up);
     }
     gpu_barrier();
   }

@@ -11,13 +11,20 @@ namespace {
 constexpr int piece = 512;
 constexpr unsigned threads = 512;
 
+// Of a row, by this rank's numbers; −1: another rank's.
+GPU_DEVICE int expert_of(const MoeAlignLaunch& a, int row) {
+  const int expert = a.chosen[row] - a.first_expert;
+  return expert >= 0 && expert < a.experts ? expert : -1;
+}
+
 GPU_DEVICE void count_piece(const MoeAlignLaunch& a, int index, int* counts) {
   GPU_SHARED(int, found, moe_most_experts);
   const int me = static_cast<int>(threadIdx.x);
   found[me] = 0;
   gpu_barrier();
   const int row = index * piece + me;
-  if (row < a.rows) gpu_atomic_add(&found[a.chosen[row]], 1);  // integers: any order gives the same sum
+  const int expert = row < a.rows ? expert_of(a, row) : -1;
+  if (expert >= 0) gpu_atomic_add(&found[expert], 1);  // integers: any order gives the same sum
   gpu_barrier();
   if (me < a.experts) counts[me] = found[me];
 }
@@ -70,10 +77,14 @@ GPU_DEVICE void place_piece(const MoeAlignLaunch& a, int index, const int* begin
   GPU_SHARED(int, experts, piece);
   const int me = static_cast<int>(threadIdx.x);
   const int row = index * piece + me;
-  const int expert = row < a.rows ? a.chosen[row] : -1;
+  const int expert = row < a.rows ? expert_of(a, row) : -1;
   experts[me] = expert;
   gpu_barrier();
   if (row >= a.rows) return;
+  if (expert < 0) {
+    a.positions[row] = -1;
+    return;
+  }
   int rank = begins[expert];
   for (int i = 0; i < me; ++i) rank += experts[i] == expert;  // all lanes read the same word: a broadcast
   const int at = a.offsets[expert] + rank;

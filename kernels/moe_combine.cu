@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(256) moe_combine_kernel(MoeCombineLaunch a) {
   GpuFloat8 sum{};
   for (int j = 0; j < a.k; ++j) {
     const std::int64_t row = a.positions[choices + static_cast<unsigned>(j)];
+    if (row < 0) continue;
     const float weight = a.weights[choices + static_cast<unsigned>(j)];
     const GpuFloat8 y =
         gpu_unpack_bf16(gpu_load<GpuBytes16>(a.y, static_cast<std::size_t>(row * width + vector)));

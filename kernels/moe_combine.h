@@ -8,7 +8,7 @@ namespace orrery::kernels {
 
 struct MoeCombineLaunch {
   const std::uint16_t* y = nullptr;         // bf16, sorted rows × columns
-  const std::int32_t* positions = nullptr;  // tokens × k, as moe_align gives them
+  const std::int32_t* positions = nullptr;  // tokens × k, as moe_align gives them; −1 adds nothing
   const float* weights = nullptr;           // tokens × k
   std::uint16_t* out = nullptr;             // bf16, tokens × columns
   std::int32_t tokens = 0, k = 0;

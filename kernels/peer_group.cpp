@@ -40,6 +40,7 @@ class CudaPeerGroup final : public PeerGroup {
   CudaPeerGroup& operator=(const CudaPeerGroup&) = delete;
   // Giving back what lies on the others makes them current.
   ~CudaPeerGroup() override {
+    if (word_ != nullptr) static_cast<void>(cudaFreeHost(word_));
     others_.clear();
     static_cast<void>(cudaSetDevice(streams_.device(0)));
   }
@@ -62,6 +63,16 @@ class CudaPeerGroup final : public PeerGroup {
   }
 
   bool synchronize(std::string& why) override { return streams_.synchronize(why); }
+
+  std::uint32_t* word() override {
+    void* memory = nullptr;
+    constexpr unsigned everywhere = cudaHostAllocPortable | cudaHostAllocMapped;
+    if (word_ == nullptr && cudaHostAlloc(&memory, sizeof *word_, everywhere) == cudaSuccess) {
+      word_ = static_cast<std::uint32_t*>(memory);
+      *word_ = 0;
+    }
+    return word_;
+  }
 
   bool copy(std::int32_t from, std::int32_t to, std::span<const PeerCopy> copies, std::size_t bytes,
             CopyCalls calls, Stream stream, std::string& why) override {
@@ -101,6 +112,7 @@ class CudaPeerGroup final : public PeerGroup {
 
   const RankStreams& streams_;
   DeviceMemory& first_;
+  std::uint32_t* word_ = nullptr;
   std::vector<std::unique_ptr<Device>> others_;
 };
 

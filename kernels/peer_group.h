@@ -32,6 +32,9 @@ class PeerGroup {
   using Body = std::function<void(std::int32_t, Stream)>;
   virtual bool launch(const Body& body, Stream stream, std::string& why, int times = 1) = 0;
   virtual bool synchronize(std::string& why) = 0;  // all ranks' devices
+  // A word of the host's memory that every rank's kernels can read, 0 at first (PeerMemory::given_up). Null
+  // when there is no room.
+  virtual std::uint32_t* word() = 0;
   // By the copy engines instead of a kernel: every pair is `bytes` of `from` rank's memory to `to` rank's.
   // Not to be captured as a batch.
   virtual bool copy(std::int32_t from, std::int32_t to, std::span<const PeerCopy> copies, std::size_t bytes,

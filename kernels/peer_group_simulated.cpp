@@ -101,6 +101,8 @@ class SimulatedPeerGroup final : public PeerGroup {
 
   bool synchronize(std::string&) override { return true; }
 
+  std::uint32_t* word() override { return &word_; }
+
   bool copy(std::int32_t, std::int32_t, std::span<const PeerCopy> copies, std::size_t bytes, CopyCalls,
             Stream, std::string&) override {
     for (const PeerCopy& c : copies) std::memcpy(c.to, c.from, bytes);
@@ -109,6 +111,7 @@ class SimulatedPeerGroup final : public PeerGroup {
 
  private:
   DeviceMemory& first_;
+  std::uint32_t word_ = 0;
   std::vector<std::unique_ptr<HostMemory>> others_;
 };
 

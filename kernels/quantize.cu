@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(256) quantize_flat_kernel(QuantizeLaunch a) {
   const unsigned at = gpu_thread_index();
   const GpuPlace place = gpu_place(at, static_cast<unsigned>(vectors));
   const std::int64_t row = place.row;
-  const bool inside = row < a.rows;
+  const bool inside = row < (a.used_rows != nullptr ? *a.used_rows : a.rows);
   const GpuFloat8 values = inside ? gpu_unpack_bf16(gpu_load<GpuBytes16>(a.x, at)) : GpuFloat8{};
   const float scale = scaling == Fp8Scaling::tensor ? a.out.scales[0] : 0;
   quantize8<scaling>(values, a.out, row, static_cast<int>(place.vector), a.columns, inside, scale);

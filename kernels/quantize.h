@@ -10,6 +10,8 @@ struct QuantizeLaunch {
   Fp8Output out;                     // rows × columns
   std::int32_t rows = 0;
   std::int32_t columns = 0;  // multiple of 8; at most norm_most_columns when scaled per token
+  // On the device: rows from there on are left alone. Null: all are in use. Not with a scale per token.
+  const std::int32_t* used_rows = nullptr;
 };
 
 void launch_quantize(const QuantizeLaunch& launch, void* stream);

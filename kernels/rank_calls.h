@@ -16,6 +16,10 @@ class RankCalls {
   // In place, bf16; launches only. The first call of all ranks makes connections: not inside a capture.
   virtual bool all_reduce(std::int32_t rank, std::uint16_t* x, std::int64_t count, Stream stream,
                           std::string& why) = 0;
+  // False, with its words, when the library has met an error of its own since.
+  virtual bool fine(std::string& why) = 0;
+  // Ends what waits on all devices (ncclCommAbort); from any thread, and nothing is called after it.
+  virtual void abort() = 0;
 };
 
 // Rank 0 is the device `first`, the others are the rest in the driver's order, as of a PeerGroup. Null with a

@@ -2,8 +2,12 @@
 
 #include <nccl.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <map>
+#include <mutex>
+#include <thread>
 
 #include "kernels/rank_calls.h"
 #include "kernels/rank_streams.h"
@@ -24,6 +28,8 @@ struct Nccl {
   decltype(&ncclSend) send = nullptr;
   decltype(&ncclRecv) receive = nullptr;
   decltype(&ncclGetErrorString) words = nullptr;
+  decltype(&ncclCommAbort) abort = nullptr;
+  decltype(&ncclCommGetAsyncError) asynchronous_error = nullptr;
 
   Nccl() {
     const VendorLibrary& library = vendor_library(Vendor::nccl);
@@ -38,6 +44,8 @@ struct Nccl {
     library.take(send, "ncclSend", why);
     library.take(receive, "ncclRecv", why);
     library.take(words, "ncclGetErrorString", why);
+    library.take(abort, "ncclCommAbort", why);
+    library.take(asynchronous_error, "ncclCommGetAsyncError", why);
   }
 };
 
@@ -54,17 +62,18 @@ bool good(ncclResult_t result, const char* what, std::string& why) {
 
 using Communicators = std::vector<ncclComm_t>;
 
-// Kept for the life of the process: making communicators takes seconds.
-const Communicators* connected(const std::vector<int>& devices, std::string& why) {
+// Kept for the life of the process: making communicators takes seconds. Aborted ones are empty, and are made
+// again.
+Communicators* connected(const std::vector<int>& devices, std::string& why) {
   static std::map<std::vector<int>, Communicators> known;
   const auto found = known.find(devices);
-  if (found != known.end()) return &found->second;
+  if (found != known.end() && !found->second.empty()) return &found->second;
   Communicators made(devices.size());
   if (!good(nccl().init_all(made.data(), static_cast<int>(made.size()), devices.data()), "ncclCommInitAll",
             why)) {
     return nullptr;
   }
-  return &known.emplace(devices, std::move(made)).first->second;
+  return &known.insert_or_assign(devices, std::move(made)).first->second;
 }
 
 class Group final : public RankGroup {
@@ -147,17 +156,48 @@ class Group final : public RankGroup {
 
 class Calls final : public RankCalls {
  public:
-  explicit Calls(const Communicators& communicators) : communicators_(communicators) {}
+  explicit Calls(Communicators& communicators)
+      : communicators_(communicators), guards_(communicators.size()) {}
   bool all_reduce(std::int32_t rank, std::uint16_t* x, std::int64_t count, Stream stream,
                   std::string& why) override {
-    return good(
-        nccl().all_reduce(x, x, static_cast<std::size_t>(count), ncclBfloat16, ncclSum,
-                          communicators_[static_cast<std::size_t>(rank)], static_cast<cudaStream_t>(stream)),
-        "NCCL", why);
+    const auto r = static_cast<std::size_t>(rank);
+    const std::lock_guard lock(guards_[r]);  // an abort frees the communicator
+    if (aborted_) {
+      why = "NCCL: the ranks have been given up";
+      return false;
+    }
+    return good(nccl().all_reduce(x, x, static_cast<std::size_t>(count), ncclBfloat16, ncclSum,
+                                  communicators_[r], static_cast<cudaStream_t>(stream)),
+                "NCCL", why);
+  }
+  bool fine(std::string& why) override {
+    for (std::size_t r = 0; r < guards_.size(); ++r) {
+      const std::unique_lock lock(guards_[r], std::try_to_lock);
+      ncclResult_t met = ncclSuccess;
+      if (!lock.owns_lock() || aborted_) continue;
+      if (!good(nccl().asynchronous_error(communicators_[r], &met), "NCCL", why)) return false;
+      if (met != ncclInProgress && !good(met, "NCCL", why)) return false;
+    }
+    return true;
+  }
+  // Each from a thread of its own: an abort may wait for its kernels, which wait for the others' abort. A call
+  // that is stuck in a full queue keeps its communicator for ever: that one is aborted under it.
+  void abort() override {
+    if (aborted_.exchange(true)) return;
+    std::vector<std::thread> threads;
+    for (std::size_t r = 0; r < guards_.size(); ++r)
+      threads.emplace_back([this, r] {
+        const std::unique_lock lock(guards_[r], std::chrono::seconds(2));
+        static_cast<void>(nccl().abort(communicators_[r]));
+      });
+    for (std::thread& thread : threads) thread.join();
+    communicators_.clear();
   }
 
  private:
-  const Communicators& communicators_;
+  Communicators& communicators_;
+  std::vector<std::timed_mutex> guards_;  // a rank each
+  std::atomic<bool> aborted_ = false;
 };
 
 }  // namespace
@@ -169,7 +209,7 @@ std::unique_ptr<RankCalls> make_rank_calls(std::int32_t ranks, int first, std::s
   }
   std::vector<std::unique_ptr<Device>> others;
   const std::vector<int> chosen = devices_of_group(ranks, first, others, why);
-  const Communicators* made = chosen.empty() ? nullptr : connected(chosen, why);
+  Communicators* made = chosen.empty() ? nullptr : connected(chosen, why);
   if (made == nullptr || !cuda_good(cudaSetDevice(first), "cudaSetDevice", why)) return nullptr;
   return std::make_unique<Calls>(*made);
 }

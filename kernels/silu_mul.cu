@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(256) silu_mul_flat_kernel(SiluMulLaunch a) {
   const GpuPlace place = gpu_place(at, static_cast<unsigned>(half));
   const std::int64_t row = place.row;
   const int vector = static_cast<int>(place.vector);
-  const bool inside = row < a.rows;
+  const bool inside = row < (a.used_rows != nullptr ? *a.used_rows : a.rows);
   const GpuFloat8 out = inside ? gated(a.gate_up, row, vector, half) : GpuFloat8{};
   if constexpr (scaling == Fp8Scaling::none) {
     if (inside) gpu_store(a.out, at, gpu_pack8_bf16(out));

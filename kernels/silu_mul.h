@@ -15,6 +15,8 @@ struct SiluMulLaunch {
   // With expert_rows: row e · slots + i is in use for i < expert_rows[e] (device); the others are left alone.
   const std::int32_t* expert_rows = nullptr;
   std::int32_t experts = 0, slots = 0;  // rows = experts · slots
+  // On the device: rows from there on are left alone. Null: all are in use. Not with a scale per token.
+  const std::int32_t* used_rows = nullptr;
 };
 constexpr std::int32_t silu_mul_most_experts = 512;
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "costmodel/experts/token_draws.h"
 #include "sim/costed/prompt_chunks.h"
 
 namespace orrery {
@@ -90,6 +91,9 @@ void KernelExecutor::add_sequence(Engine& e, Job& job, SequenceId sequence, std:
     b.slots.push_back((e.first_block + table[static_cast<std::size_t>(at / size)]) * size + at % size);
     job.rows.push_back({sequence, at});
   }
+  for (std::int64_t at = context; options_.popularity != nullptr && at < context + rows; ++at)
+    b.expert_keys.push_back(
+        token_key(options_.seed, e.request_of[sequence.value()], static_cast<std::uint64_t>(at)));
   b.sampled_rows.push_back(static_cast<std::int32_t>(b.positions.size()) - 1);
   job.sampled.push_back({sequence, context + rows});
   batch_sequences_.push_back(sequence);
@@ -207,6 +211,7 @@ void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& pl
             .log = steps_.size(),
             .prompts_alone = !plan.prefill.empty() && plan.decode_sequences == 0,
             .job = make_job(e, plan)};
+  if (options_.popularity != nullptr) open.job->batch.expert_epoch = options_.popularity->epoch(now);
   stopped_ = stopped_ || (options_.stop && options_.stop());
   open.job->skipped = stopped_;
   e.ends.track(static_cast<std::int64_t>(step.value()), plan, plan.prefill, plan.joined, plan.stalls_decodes);

@@ -122,6 +122,12 @@ KernelDemand kernel_demand(const PoolSpec& pool, std::uint64_t seed, bool waits)
   if (!graphs.empty()) d.max_sequences = std::max(d.max_sequences, std::min(graphs.back(), d.max_rows));
   d.max_positions = config.max_model_len;
   d.ranks = static_cast<std::int32_t>(pool.instance.plan.tp);
+  d.shares_experts = pool.instance.plan.ep > 1;
+  const ExpertSpec& experts = pool.instance.experts;
+  if (experts.on())
+    d.popularity = std::make_shared<const ExpertPopularity>(
+        experts.popularity, experts.layers, static_cast<std::int32_t>(pool.instance.model.experts),
+        static_cast<std::int32_t>(pool.instance.model.experts_per_token), experts.seed);
   d.seed = seed;
   d.waits = waits;
   return d;
@@ -215,6 +221,7 @@ class CellSeams {
             .graph_sizes = pool.instance.engine.settings.cudagraph_sizes,
             .seed = cell_.scenario.seed,
             .vocabulary = pool.instance.model.vocabulary,
+            .popularity = cell_.pools[i].demand.popularity,
             .clock = cell_.waits ? &clock : nullptr,
             .emulate_host = cell_.options.emulate_host,
             .stop = stop,
@@ -330,13 +337,15 @@ Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& 
   ORRERY_TRY(pricers, pricers_of(scenario));
   std::string out =
       "instance,step,submitted_s,prefill_tokens,chunks,prefill_context,decodes,decode_context,padded_rows,"
-      "predicted_us,measured_us,launch_us,host_us,first_use\n";
+      "predicted_us,measured_us,launch_us,host_us,first_use,chunk_lengths\n";
   const auto us = [](double ns) { return format_fixed(ns * 1e-3, 2); };
   for (const KernelStep& s : run.steps) {
     std::int64_t tokens = 0, context = 0;
+    std::string lengths;  // as a step log has them (docs/step_log.md)
     for (const PrefillChunk& c : s.chunks) {
       tokens += c.new_tokens;
       context += c.context;
+      lengths += (lengths.empty() ? "" : " ") + std::to_string(c.new_tokens) + "@" + std::to_string(c.context);
     }
     out += std::to_string(s.instance.value()) + "," + std::to_string(s.step) + "," +
            format_nanoseconds_as_seconds(s.submitted.ns()) + "," + std::to_string(tokens) + "," +
@@ -344,7 +353,7 @@ Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& 
            std::to_string(s.shape.decode_sequences) + "," + std::to_string(s.shape.decode_context_tokens) +
            "," + std::to_string(s.padded_rows) + "," + us(predicted_ns(*pricers[s.pool], s)) + "," +
            us(static_cast<double>(s.device_ns)) + "," + us(static_cast<double>(s.launch_ns)) + "," +
-           us(static_cast<double>(s.host_ns)) + "," + (s.first_use ? "1" : "0") + "\n";
+           us(static_cast<double>(s.host_ns)) + "," + (s.first_use ? "1" : "0") + "," + lengths + "\n";
   }
   return out;
 }

@@ -26,6 +26,8 @@ struct KernelDemand {
   std::int64_t max_rows = 0, max_sequences = 0, max_positions = 0;  // of a step, padding included; of a
                                                                     // sequence
   std::int32_t ranks = 1;                                           // devices that share out the model
+  bool shares_experts = false;                                      // whole experts, by device
+  std::shared_ptr<const ExpertPopularity> popularity;  // that experts are drawn by; null: the router's own
   std::int32_t first_device = 0;  // of prefill and decode pools each has its own
   std::uint64_t seed = 1;
   bool waits = true;          // the clock

@@ -56,13 +56,14 @@ class Refusals {
 
   void check_instance(const InstanceSpec& i) {
     const ParallelPlan& plan = i.plan;
-    refuse(plan.gpus() > plan.tp || plan.tp > 2 || plan.ep > 1, "deployment.parallel",
-           "kernels run on one GPU an instance, or on two that share out its layers (tp: 2), not its experts "
-           "(ep)");
+    refuse(plan.gpus() > plan.tp || plan.tp > 2, "deployment.parallel",
+           "kernels run on one GPU an instance, or on two that share out its layers (tp: 2) and, where ep: 2 "
+           "says so, its experts");
     refuse(i.engine.scheduler != "vllm-v1", "deployment.engine",
            "only the rules of vLLM's scheduler run on kernels (engine: orrery, or a vLLM)");
     refuse(i.speculation.on(), "deployment.speculation", "drafts do not run on kernels");
-    refuse(i.experts.on(), "deployment.experts", "hotspots of experts do not run on kernels");
+    refuse(i.experts.eplb.policy != BalancingSpec::Policy::off, "deployment.experts.eplb",
+           "experts stay where they are on kernels: nothing moves their weights");
   }
 
   const Scenario& s_;

@@ -47,6 +47,7 @@ Result<KernelDevice> device_with(const KernelDemand& d, const RankedForward::Opt
   options.random_kv = true;
   options.count_launches = false;
   options.marks_layers = d.marks_layers;
+  options.popularity = d.popularity;
   ORRERY_TRY(runner, ForwardRunner::create(i.model, options, memory, !d.waits, ranks));
   device.runner = std::move(runner);
   return device;
@@ -91,7 +92,7 @@ class Devices {
           "this build has no GPU toolkit, so its kernels run in the CPU simulator, which is for models "
           "below 20 M parameters; build where nvcc is (cmake --preset release) and run on an NVIDIA GPU");
     ORRERY_TRY_STATUS(choose(d, host_));
-    return device_with(d, {d.ranks, AllReduce::peers}, *memory_, 0,
+    return device_with(d, {d.ranks, AllReduce::peers, d.shares_experts}, *memory_, 0,
                        "CPU simulator of the kernels (times mean nothing)");
   }
   kernels::HostMemory host_;
@@ -113,7 +114,7 @@ class Devices {
     ORRERY_TRY_STATUS(choose(d, devices_.front()->memory()));
     const kernels::DeviceInfo& info = devices_[static_cast<std::size_t>(d.first_device)]->info();
     const std::string sums = d.ranks == 1 ? "" : own_all_reduce_ ? ", own all-reduce" : ", NCCL's all-reduce";
-    return device_with(d, {d.ranks, own_all_reduce_ ? AllReduce::peers : AllReduce::nccl}, *memory_,
+    return device_with(d, {d.ranks, own_all_reduce_ ? AllReduce::peers : AllReduce::nccl, d.shares_experts}, *memory_,
                        static_cast<double>(info.memory_bytes),
                        (d.ranks > 1 ? std::to_string(d.ranks) + " × " : "") + info.name + ", driver " +
                            info.driver + ", " + info.runtime + sums);

@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
-#include "costmodel/experts/choice.h"
+#include "costmodel/experts/drawn_table.h"
 
 namespace orrery {
 
@@ -22,19 +22,25 @@ std::uint64_t token_key(std::uint64_t seed, std::uint64_t request, std::uint64_t
   return TokenNumbers::mix(TokenNumbers::mix(run + request + 1) + (token + 1) * TokenNumbers::golden);
 }
 
-NamedChoice::NamedChoice(std::span<const double> weights) {
-  const AliasTable alias = alias_table(weights);
-  ORRERY_CHECK(weights.size() <= most_experts, "experts of a layer");
-  weights_ = alias.weights;
-  for (std::size_t i = 0; i < weights_.size(); ++i) {
+std::vector<DrawnEntry> drawn_table(const AliasTable& alias) {
+  std::vector<DrawnEntry> table;
+  for (std::size_t i = 0; i < alias.weights.size(); ++i) {
     const double keep = std::clamp(alias.keep[i] * 0x1p32, 0.0, 0x1p32);
-    Entry entry{.keep = 0, .own = static_cast<std::uint16_t>(i), .other = static_cast<std::uint16_t>(i)};
+    DrawnEntry entry{.keep = 0, .own = static_cast<std::uint16_t>(i), .other = static_cast<std::uint16_t>(i)};
     if (keep < 0x1p32) {
       entry.keep = static_cast<std::uint32_t>(keep);
       entry.other = static_cast<std::uint16_t>(alias.other[i]);
     }
-    table_.push_back(entry);
+    table.push_back(entry);
   }
+  return table;
+}
+
+NamedChoice::NamedChoice(std::span<const double> weights) {
+  const AliasTable alias = alias_table(weights);
+  ORRERY_CHECK(weights.size() <= most_experts, "experts of a layer");
+  weights_ = alias.weights;
+  for (const DrawnEntry& entry : drawn_table(alias)) table_.push_back({entry.keep, entry.own, entry.other});
 }
 
 void NamedChoice::draw(TokenNumbers numbers, std::span<std::uint16_t> out) const {

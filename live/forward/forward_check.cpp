@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/random.h"
+#include "costmodel/experts/rank_loads.h"
 #include "live/forward/reference_forward.h"
 
 namespace orrery {
@@ -72,6 +73,29 @@ class Schedule {
     return Unit{};
   }
 
+  std::uint64_t key_of(std::size_t sequence, std::int64_t position) const {
+    return token_key(options_.seed, sequence, static_cast<std::uint64_t>(position));
+  }
+  // Experts that are not those of the simulation, of tokens that were computed.
+  std::int64_t not_drawn(const ExpertPopularity& popularity, const ForwardShape& shape) const {
+    std::int64_t wrong = 0, layer = 0;
+    std::vector<std::uint16_t> drawn(static_cast<std::size_t>(popularity.per_token()));
+    for (std::size_t l = 0; l < shape.experts_of_layer.size(); ++l) {
+      if (!shape.experts_of_layer[l]) continue;
+      const ExpertDemand demand(popularity.weights(static_cast<std::int32_t>(layer), 0),
+                                popularity.per_token());
+      for (std::size_t s = 0; s < served_.size(); ++s) {
+        for (std::int32_t at = 0; at < served_[s].cached; ++at) {
+          const auto& chosen = served_[s].chosen[static_cast<std::size_t>(at)][l];
+          // A prefix that was found has its first owner's.
+          demand.draw(key_of(s == sharing && at < block ? 0 : s, at), static_cast<std::uint64_t>(layer), drawn);
+          wrong += std::equal(chosen.begin(), chosen.end(), drawn.begin(), drawn.end()) ? 0 : 1;
+        }
+      }
+      ++layer;
+    }
+    return wrong;
+  }
   const std::vector<Served>& served() const { return served_; }
   // Of each sequence the tokens whose logits were sampled.
   std::vector<std::vector<std::int32_t>> seen() const {
@@ -144,6 +168,7 @@ class Schedule {
       batch.sampled_rows.push_back(static_cast<std::int32_t>(batch.sampled_rows.size()));  // all
       batch.slots.push_back(std::int64_t{s.blocks[static_cast<std::size_t>(at / block)]} * block +
                             at % block);
+      if (options_.zipf > 0) batch.expert_keys.push_back(key_of(index, at));
     }
     in_step_.push_back(index);
   }
@@ -339,6 +364,13 @@ std::vector<ModelSpec> checked_models_of_two() {
   models[2].experts_per_token = 2;
   models[2].expert_intermediate = 256;
   models[2].layer_kinds.front().moe = true;
+  models.push_back(models[2]);
+  models.back().name = "tiny with grouped heads and experts, fp8-block";
+  models.back().quantization = Quantization::fp8_block;
+  models.back().intermediate = 512;
+  models.push_back(tiny_latent_model());
+  models.back().intermediate = 256;
+  models.back().shared_expert_intermediate = 128;
   return models;
 }
 
@@ -352,6 +384,16 @@ Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOpt
   forward_options.max_positions = 64;
   forward_options.head_spread = head_spread;
   forward_options.fp32 = options.fp32;
+  if (options.zipf > 0) {
+    PopularitySpec popular;
+    popular.law = PopularitySpec::Law::zipf;
+    popular.parameter = options.zipf;
+    std::int32_t layers = 0;
+    for (const LayerKind& kind : model.layer_kinds) layers += kind.moe ? static_cast<std::int32_t>(kind.count) : 0;
+    forward_options.popularity = std::make_shared<const ExpertPopularity>(
+        popular, layers, static_cast<std::int32_t>(model.experts),
+        static_cast<std::int32_t>(model.experts_per_token), options.seed);
+  }
   auto forward = RankedForward::create(model, forward_options, options.ranks, memory);
   if (!forward) return forward.errors();
   ForwardCheck check;
@@ -363,11 +405,14 @@ Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOpt
     shares.push_back(
         {&(*forward)->of_rank(r).shape(), &(*forward)->of_rank(r).weights(), &(*forward)->memory_of(r)});
   ReferenceForward reference(shares, options.fp32 ? DevicePrecision::fp32() : DevicePrecision());
+  if (options.zipf > 0) reference.take_choices();
   std::vector<std::vector<Estimates>> expected;
   const auto seen = schedule.seen();
   for (std::size_t s = 0; s < seen.size(); ++s)
     expected.push_back(reference.run(seen[s], schedule.served()[s].chosen));
   check.wrong_choices = reference.wrong_choices();
+  if (options.zipf > 0)
+    check.wrong_choices += schedule.not_drawn(*forward_options.popularity, (*forward)->of_rank(0).shape());
   std::vector<double> deviations;
   for (const Sampled& each : schedule.sampled()) {
     compare(each, expected[each.sequence][static_cast<std::size_t>(each.position)], deviations, check);

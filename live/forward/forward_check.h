@@ -26,13 +26,16 @@ struct ForwardCheckOptions {
   bool graphs = false, fp32 = false;
   bool brief = false;  // two sequences and few tokens
   ForwardFault fault = ForwardFault::none;
+  double zipf = 0;  // above 0: experts are drawn by a popularity of this exponent
   RankedForward::Options ranks;
 };
 
 struct ForwardCheck {
   std::int64_t steps = 0, graph_steps = 0, graphs = 0, rows = 0;  // rows whose logits were compared
   std::int64_t tokens = 0, same_tokens = 0;          // sampled, and equal to the reference's best
-  std::int64_t wrong_tokens = 0, wrong_choices = 0;  // of tokens, experts: the bound tells them from the best
+  // Of tokens and experts: the bound tells them from the best; or, where experts are drawn, they are not those
+  // that the simulation draws.
+  std::int64_t wrong_tokens = 0, wrong_choices = 0;
   std::int64_t logits = 0, beyond_bound = 0;         // NaNs count as beyond
   bool ranks_agree = true;                           // on every token of every step
   double worst_deviations = 0, median_deviation = 0;  // largest error over its deviation; of logits' errors

@@ -51,7 +51,7 @@ bool ForwardInputs::prepare(const InputLimits& limits, const AttentionHeads& hea
   const std::int64_t tables = ((heads.latent ? limits.rows : limits.sequences) + 1) * stride;
   const std::int64_t tiles =
       limits.rows * (heads.heads / heads.kv_heads) / kernels::prefill_tile_rows + limits.sequences;
-  bytes_ = static_cast<std::size_t>(64 * limits.rows + 64 * limits.sequences + 4 * tables + 8 * tables +
+  bytes_ = static_cast<std::size_t>(72 * limits.rows + 64 * limits.sequences + 4 * tables + 8 * tables +
                                     32 * tiles + 4 * heads.heads + 64 * 256);
   host_ = static_cast<unsigned char*>(stream.host_memory(bytes_));
   device_ = static_cast<unsigned char*>(memory.allocate(bytes_));
@@ -78,6 +78,8 @@ Result<Unit> ForwardInputs::check(const StepBatch& batch) const {
     return wrong("a graph runs decodes, not more than its rows");
   if (batch.positions.size() != batch.tokens.size() || batch.slots.size() != batch.tokens.size())
     return wrong("rows without a position or slot");
+  if (!batch.expert_keys.empty() && batch.expert_keys.size() != batch.tokens.size())
+    return wrong("experts drawn for some of its rows");
   if (batch.block_tables.size() != static_cast<std::size_t>(sequences * batch.max_blocks))
     return wrong("block tables of another size than sequences · max_blocks");
   if (static_cast<std::int64_t>(batch.sampled_rows.size()) > limits_.sequences)
@@ -110,6 +112,7 @@ void ForwardInputs::place_all(const StepBatch& batch, DeviceStep& step) {
   host_step_.positions = place(step.rows, step.positions);
   host_step_.slots = place(step.rows, step.slots);
   host_step_.table_of_row = place(step.rows, step.table_of_row);
+  if (!batch.expert_keys.empty()) host_step_.expert_keys = place(step.rows, step.expert_keys);
   host_step_.row_range = place(2, step.row_range);
   if (heads_.latent) host_step_.head_offsets = place(heads_.heads + 1, step.head_offsets);
   host_step_.pieces = place(step.piece_count, step.pieces);
@@ -129,6 +132,9 @@ void ForwardInputs::fill_rows(const StepBatch& batch, const DeviceStep& step) {
     host_step_.positions[i] = real ? batch.positions[i] : 0;
     host_step_.slots[i] = real ? batch.slots[i] : -1;
   }
+  // Padding has names of its own, as in the simulation.
+  for (std::size_t i = 0; step.expert_keys != nullptr && i < static_cast<std::size_t>(step.rows); ++i)
+    host_step_.expert_keys[i] = i < rows ? batch.expert_keys[i] : ~static_cast<std::uint64_t>(i);
   for (std::int64_t h = 0; heads_.latent && h <= heads_.heads; ++h)
     host_step_.head_offsets[h] = static_cast<std::int32_t>(h) * step.rows;
   host_step_.row_range[0] = host_step_.sampled_range[0] = 0;

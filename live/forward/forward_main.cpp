@@ -1,5 +1,7 @@
-// orrery-forward-check [--time MODEL]: the forward pass on the first GPU, held against its double-precision
-// reference (forward_check.h); with --time also steps of a model, beside which `orrery cost` can be put.
+// orrery-forward-check [--time MODEL] [--sums MODEL]: the forward pass on the first GPU, and on the first two,
+// held against its double-precision reference (forward_check.h); on two also ranks that fail on purpose. With
+// --time also steps of a model, beside which `orrery cost` can be put; with --sums steps on two ranks with
+// their sums and without.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -16,12 +18,13 @@ namespace {
 
 constexpr std::int32_t block = 16, context = 1024;
 
-bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& device,
-           const RankedForward::Options& ranks = {}) {
-  ForwardCheckOptions options;
-  options.ranks = ranks;
-  options.graphs = graphs;
-  options.fp32 = fp32;
+std::string told(const RankedForward::Options& ranks) {
+  if (ranks.ranks == 1) return "";
+  return std::string(" on two ranks") + (ranks.shares_experts ? " with half of the experts each, " : ", ") +
+         (ranks.all_reduce == AllReduce::nccl ? "NCCL's all-reduce" : "own all-reduce");
+}
+
+bool check(const ModelSpec& model, ForwardCheckOptions options, kernels::Device& device) {
   const Result<ForwardCheck> checked = check_forward(model, options, device.memory());
   device.memory().release_all();
   if (!checked) {
@@ -29,14 +32,12 @@ bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& devi
     return false;
   }
   std::printf(
-      "%s%s%s, graphs %s: %s; %lld steps, %lld of them by %lld graphs; %lld rows, %lld of %lld tokens the "
+      "%s%s%s%s, graphs %s: %s; %lld steps, %lld of them by %lld graphs; %lld rows, %lld of %lld tokens the "
       "reference's, %lld wrong; %lld logits, the worst %.2f deviations off (bound %.0f), median "
       "deviation %.2g %s\n",
-      model.name.c_str(), fp32 ? " in fp32" : "",
-      ranks.ranks == 1                      ? ""
-      : ranks.all_reduce == AllReduce::nccl ? " on two ranks, NCCL's all-reduce"
-                                            : " on two ranks, own all-reduce",
-      graphs ? "on" : "off", checked->passed() ? "passed" : "FAILED", static_cast<long long>(checked->steps),
+      model.name.c_str(), options.fp32 ? " in fp32" : "", told(options.ranks).c_str(),
+      options.zipf > 0 ? ", experts drawn" : "", options.graphs ? "on" : "off",
+      checked->passed() ? "passed" : "FAILED", static_cast<long long>(checked->steps),
       static_cast<long long>(checked->graph_steps), static_cast<long long>(checked->graphs),
       static_cast<long long>(checked->rows), static_cast<long long>(checked->same_tokens),
       static_cast<long long>(checked->tokens), static_cast<long long>(checked->wrong_tokens),
@@ -45,15 +46,85 @@ bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& devi
   return checked->passed();
 }
 
+bool check_two(bool graphs, kernels::Device& device) {
+  bool good = true;
+  ForwardCheckOptions options;
+  options.graphs = graphs;
+  options.ranks.ranks = 2;
+  for (const AllReduce sum : {AllReduce::peers, AllReduce::nccl}) {
+    options.ranks.all_reduce = sum;
+    for (const ModelSpec& model : checked_models_of_two()) {
+      for (const bool shared : {false, true}) {
+        if (shared && model.experts == 0) continue;
+        options.ranks.shares_experts = shared;
+        options.zipf = shared ? 1 : 0;
+        good = check(model, options, device) && good;
+      }
+    }
+  }
+  return good;
+}
+
+// One row behind one that is there.
+StepBatch least_step() {
+  StepBatch batch;
+  batch.tokens = batch.positions = {1};
+  batch.slots = {1};
+  batch.sequences = {{0, 1, 2}};
+  batch.decodes = batch.max_blocks = 1;
+  batch.block_tables = batch.sampled_rows = {0};
+  return batch;
+}
+
+// A rank's third sum is refused, or never made: the step must end with an error on both.
+bool check_fault(AllReduce sum, bool silent, kernels::Device& device) {
+  ForwardOptions options;
+  options.kv_blocks = options.max_rows = options.max_sequences = 1;
+  options.max_positions = 16;
+  options.random_kv = true;
+  RankedForward::Options ranks;
+  ranks.ranks = 2;
+  ranks.all_reduce = sum;
+  // The first sum of NCCL's ranks makes connections.
+  ranks.fault = {1, sum == AllReduce::nccl ? 3 : 2, silent};
+  ranks.patience_s = 2;
+  std::string found = "no group";
+  double seconds = 0;
+  if (auto group = RankedForward::create(checked_models_of_two().front(), options, ranks, device.memory())) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto launched = (*group)->launch(least_step());
+    if (!launched)
+      found = to_string(launched.errors());
+    else if (const auto sampled = (*group)->sampled(); !sampled)
+      found = to_string(sampled.errors());
+    else
+      found = "";
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  device.memory().release_all();
+  const bool good = found.find(silent ? "a step was not over" : "rank 1: ") != std::string::npos;
+  std::printf("a sum that rank 1 %s, %s all-reduce: %s after %.2f s: %s\n",
+              silent ? "never makes" : "refuses", sum == AllReduce::nccl ? "NCCL's" : "own",
+              good ? "passed" : "FAILED", seconds, found.c_str());
+  return good;
+}
+
 int check_all(kernels::Device& device, bool two) {
   bool good = true;
   for (const bool graphs : {false, true}) {
-    for (const ModelSpec& model : checked_models()) good = check(model, graphs, false, device) && good;
-    good = check(tiny_model(), graphs, true, device) && good;
-    for (const AllReduce sum : {AllReduce::peers, AllReduce::nccl})
-      for (const ModelSpec& model : two ? checked_models_of_two() : std::vector<ModelSpec>{})
-        good = check(model, graphs, false, device, {2, sum}) && good;
+    ForwardCheckOptions options;
+    options.graphs = graphs;
+    for (const ModelSpec& model : checked_models()) good = check(model, options, device) && good;
+    options.zipf = 1;
+    good = check(tiny_model(true, Quantization::fp8_block), options, device) && good;
+    options.zipf = 0;
+    options.fp32 = true;
+    good = check(tiny_model(), options, device) && good;
+    if (two) good = check_two(graphs, device) && good;
   }
+  for (const AllReduce sum : {AllReduce::peers, AllReduce::nccl})
+    for (const bool silent : {false, true})
+      if (two) good = check_fault(sum, silent, device) && good;
   std::fflush(stdout);
   return good ? 0 : 1;
 }
@@ -132,6 +203,63 @@ int time_model(const std::string& name, kernels::Device& device) {
   return 0;
 }
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// What a sum takes in a step: the step with sums less the step without, over their number; and how far apart
+// ranks are that do not wait for each other.
+int time_sums(const std::string& name, kernels::Device& device) {
+  const Result<ModelSpec> model = load_model(name, "", "", "");
+  if (!model) {
+    std::printf("%s\n", to_string(model.errors()).c_str());
+    return 1;
+  }
+  const std::vector<std::pair<std::int32_t, std::int32_t>> steps = {
+      {1, 0}, {16, 0}, {64, 0}, {0, 256}, {0, 1024}, {0, 2048}};
+  std::vector<double> alone(steps.size());
+  for (const AllReduce sum : {AllReduce::none, AllReduce::peers, AllReduce::nccl}) {
+    ForwardOptions options;
+    options.kv_blocks = 64 * context / block;
+    options.max_rows = 2048;
+    options.max_sequences = 64;
+    options.max_positions = 2048;
+    options.random_kv = true;
+    RankedForward::Options ranks;
+    ranks.ranks = 2;
+    ranks.all_reduce = sum;
+    auto forward = RankedForward::create(*model, options, ranks, device.memory());
+    if (!forward) {
+      std::printf("%s: %s\n", name.c_str(), to_string(forward.errors()).c_str());
+      return 1;
+    }
+    const double sums = static_cast<double>(2 * model->layers + 1);
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      const StepBatch batch = step_of(steps[i].first, steps[i].second, steps[i].first > 0);
+      std::vector<double> of_rank[2], slower;
+      for (int n = 0; n < 33; ++n) {
+        if (!(*forward)->launch(batch) || !(*forward)->sampled()) return 1;
+        if (n < 3) continue;
+        for (const std::size_t r : {0U, 1U}) of_rank[r].push_back((*forward)->of_rank(r).step_ns() / 1e3);
+        slower.push_back(std::max(of_rank[0].back(), of_rank[1].back()));
+      }
+      if (sum == AllReduce::none) alone[i] = median(slower);
+      std::printf("%s TP2, %s %d, sums %s: ranks %.1f, %.1f us, the slower %.1f; a sum %.2f us\n",
+                  name.c_str(), steps[i].first > 0 ? "decode" : "prefill",
+                  steps[i].first > 0 ? steps[i].first : steps[i].second,
+                  sum == AllReduce::none    ? "left out"
+                  : sum == AllReduce::peers ? "own"
+                                            : "NCCL's",
+                  median(of_rank[0]), median(of_rank[1]), median(slower), (median(slower) - alone[i]) / sums);
+    }
+    std::fflush(stdout);
+    forward->reset();
+    device.memory().release_all();
+  }
+  return 0;
+}
+
 int run(int count, char** arguments) {
   std::string why;
   const auto devices = kernels::devices(why);
@@ -146,6 +274,7 @@ int run(int count, char** arguments) {
   for (int i = 1; i + 1 < count; i += 2) {
     if (std::string(arguments[i]) == "--time")
       result = std::max(result, time_model(arguments[i + 1], device));
+    if (std::string(arguments[i]) == "--sums") result = std::max(result, time_sums(arguments[i + 1], device));
   }
   return result;
 }

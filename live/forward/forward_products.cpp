@@ -67,7 +67,7 @@ void ForwardProducts::multiply_blocks(const Weight& weight, const ActivationRows
 
 void ForwardProducts::multiply_experts(const Weight& weight, const ActivationRows& in, std::uint16_t* out,
                                        std::int32_t rows, const std::int32_t* offsets,
-                                       kernels::Stream stream) {
+                                       kernels::Stream stream, std::int32_t likely) {
   kernels::GroupedGemm problem;
   problem.activations = in.data;
   problem.activation_scales = in.scales;
@@ -80,7 +80,8 @@ void ForwardProducts::multiply_experts(const Weight& weight, const ActivationRow
   problem.n = static_cast<std::int32_t>(weight.n);
   problem.k = static_cast<std::int32_t>(weight.k);
   problem.fp8_block = weight.fp8();
-  problem.tile_rows = kernels::grouped_gemm_tile_rows(rows, std::min<std::int64_t>(weight.experts, rows));
+  if (likely == 0) likely = rows;
+  problem.tile_rows = kernels::grouped_gemm_tile_rows(likely, std::min<std::int64_t>(weight.experts, likely));
   grouped_wgmma_ ? kernels::grouped_gemm_wgmma(problem, stream) : kernels::grouped_gemm(problem, stream);
 }
 

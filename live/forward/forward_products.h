@@ -37,9 +37,10 @@ class ForwardProducts {
   void multiply(const Weight& weight, const ActivationRows& in, std::uint16_t* out, std::int32_t rows,
                 const std::int32_t* range, kernels::Stream stream);
   // The same of rows sorted by expert: offsets[experts + 1] on the device, rows = offsets[experts]. Scales of
-  // activations lie row by row.
+  // activations lie row by row. Where `rows` is a bound, `likely` is how many there are on average: tiles are
+  // as high as those ask for.
   void multiply_experts(const Weight& weight, const ActivationRows& in, std::uint16_t* out, std::int32_t rows,
-                        const std::int32_t* offsets, kernels::Stream stream);
+                        const std::int32_t* offsets, kernels::Stream stream, std::int32_t likely = 0);
   std::int64_t planned() const { return static_cast<std::int64_t>(plans_.size()); }
   std::string take_refusal();  // what the library said since the last call; empty: it took everything
 

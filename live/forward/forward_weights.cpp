@@ -80,12 +80,13 @@ class Maker {
     shard(true);
     made.o = product(shape_.hidden, shape_.attended_width(), shape_.fp8, 1, shape_.ranks);
     const std::int64_t inner = experts ? shape_.expert_intermediate : shape_.intermediate,
-                       count = experts ? shape_.experts : 1;
+                       count = experts ? shape_.own_experts() : 1,
+                       summing = experts && shape_.shares_experts ? 1 : shape_.ranks;
     shard(false);
     if (experts) made.router = product(shape_.experts, shape_.hidden);
     shard(true);
     made.gate_up = product(2 * inner, shape_.hidden, shape_.fp8, count);
-    made.down = product(shape_.hidden, inner, shape_.fp8, count, shape_.ranks);
+    made.down = product(shape_.hidden, inner, shape_.fp8, count, summing);
     if (experts && shape_.shared_intermediate > 0) {
       made.shared_gate_up = product(2 * shape_.shared_intermediate, shape_.hidden, shape_.fp8);
       made.shared_down = product(shape_.hidden, shape_.shared_intermediate, shape_.fp8, 1, shape_.ranks);
@@ -105,9 +106,12 @@ class Maker {
   }
   void add_latent(LayerWeights& made) {
     using kernels::latent_width;
+    shard(true);
     made.q = product(shape_.q_width(), shape_.hidden);
+    shard(false);
     made.kv_a = product(kernels::latent_key, shape_.hidden);
     made.latent_norm = norm(latent_width);
+    shard(true);
     // Keys of a head are its matrix times the latent; queries meet it the other way round.
     made.into_latent =
         matrix(latent_width, shape_.latent_plain,
@@ -186,19 +190,24 @@ void refuse_features(const ModelSpec& model, std::vector<std::string>& missing) 
 }
 
 // What a plan of `ranks` divides must be divisible; of 8 bits into whole blocks of scales.
-void refuse_shares(const ModelSpec& model, std::int32_t ranks, std::vector<std::string>& missing) {
+void refuse_shares(const ModelSpec& model, std::int32_t ranks, bool shares_experts,
+                   std::vector<std::string>& missing) {
   if (ranks == 1) return;
   const std::int64_t unit = model.quantization == Quantization::fp8_block ? 128 : 8;
-  const bool whole = model.heads % ranks == 0 && model.kv_heads % ranks == 0 &&
+  // A latent is every rank's; its heads are shared out.
+  const bool whole = model.heads % ranks == 0 && (model.latent.present() || model.kv_heads % ranks == 0) &&
                      model.vocabulary % (8 * std::int64_t{ranks}) == 0;
   bool widths = true;
-  for (const std::int64_t width : {model.intermediate, model.expert_intermediate,
-                                   model.shared_expert_intermediate, model.heads * model.head_dim})
+  for (const std::int64_t width : {model.intermediate, shares_experts ? 0 : model.expert_intermediate,
+                                   model.shared_expert_intermediate,
+                                   model.heads * (model.latent.present() ? model.latent.value_dim
+                                                                         : model.head_dim)})
     widths = widths && width % (unit * ranks) == 0;
   const std::string over = " over " + std::to_string(ranks) + " ranks";
-  if (model.latent.present()) missing.push_back("latents" + over);
   if (!whole) missing.push_back("heads or a vocabulary that do not divide" + over);
   if (!widths) missing.push_back("widths that do not divide" + over);
+  if (shares_experts && (model.experts == 0 || model.experts % ranks != 0))
+    missing.push_back(std::to_string(model.experts) + " experts shared out" + over);
 }
 
 std::vector<bool> experts_of_layers(const ModelSpec& model) {
@@ -217,10 +226,11 @@ double Weight::bytes() const {
   return fp8() ? parameters + 4 * static_cast<double>(blocks(n) * blocks(k)) : 2 * parameters;
 }
 
-Result<ForwardShape> forward_shape(const ModelSpec& model, std::int32_t ranks, std::int32_t rank) {
+Result<ForwardShape> forward_shape(const ModelSpec& model, std::int32_t ranks, std::int32_t rank,
+                                   bool shares_experts) {
   std::vector<std::string> missing;
   refuse_features(model, missing);
-  refuse_shares(model, ranks, missing);
+  refuse_shares(model, ranks, shares_experts, missing);
   if (!missing.empty()) {
     std::string text;
     for (const std::string& each : missing) text += (text.empty() ? "" : ", ") + each;
@@ -250,9 +260,12 @@ Result<ForwardShape> forward_shape(const ModelSpec& model, std::int32_t ranks, s
   shape.tied = model.tied_embeddings;
   shape.ranks = ranks;
   shape.rank = rank;
-  for (std::int64_t* width : {&shape.heads, &shape.kv_heads, &shape.intermediate, &shape.vocabulary,
-                              &shape.expert_intermediate, &shape.shared_intermediate})
+  shape.shares_experts = shares_experts;
+  for (std::int64_t* width :
+       {&shape.heads, &shape.intermediate, &shape.vocabulary, &shape.shared_intermediate})
     *width /= ranks;
+  if (!shape.latent()) shape.kv_heads /= ranks;
+  if (!shares_experts) shape.expert_intermediate /= ranks;
   return shape;
 }
 

@@ -22,7 +22,12 @@ struct ForwardShape {
   std::int64_t latent_plain = 0;       // latent attention: width of a query's head without its rotary part
   std::int64_t latent_value = 0;       // and of a head's value; 0: ordinary attention
   bool qk_norm = false, tied = false;
-  std::int32_t ranks = 1, rank = 0;  // heads, MLPs, experts' widths and the vocabulary are one rank's shares
+  // Heads, MLPs, the vocabulary and shared experts' widths are one rank's shares; of the routed experts either
+  // the widths are, or each rank has some of them whole.
+  std::int32_t ranks = 1, rank = 0;
+  bool shares_experts = false;
+  std::int64_t own_experts() const { return shares_experts ? experts / ranks : experts; }
+  std::int64_t first_expert() const { return shares_experts ? rank * own_experts() : 0; }
   bool fp8 = false;  // weights of products e4m3 with a scale for each 128 × 128, but the router's and lm_head
   bool latent() const { return latent_plain > 0; }
   std::int64_t q_width() const {
@@ -40,7 +45,8 @@ struct ForwardShape {
 
 // One rank's share. Errors name every feature of the model that there is no code for, and what does not
 // divide.
-Result<ForwardShape> forward_shape(const ModelSpec& model, std::int32_t ranks = 1, std::int32_t rank = 0);
+Result<ForwardShape> forward_shape(const ModelSpec& model, std::int32_t ranks = 1, std::int32_t rank = 0,
+                                   bool shares_experts = false);
 
 // [experts][n][k], row-major: a row is a feature out. bf16, or e4m3 with scales [experts][⌈n/128⌉][⌈k/128⌉].
 struct Weight {

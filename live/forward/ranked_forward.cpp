@@ -94,6 +94,7 @@ class RankedForward::Link final : public RankLink {
       if (to != nullptr) memory.fill(to, 0, static_cast<std::size_t>(bytes));
       return to;
     };
+    peers.given_up = group_.peers_->word();
     peers.ranks = ranks;
     peers.rank = rank_;
     peers.blocks = std::max(kernels::peer_all_reduce_blocks, kernels::peer_gather_blocks);
@@ -106,7 +107,7 @@ class RankedForward::Link final : public RankLink {
     peers.lines[rank_] = static_cast<unsigned char*>(zeros(area));
     std::uint32_t any = 0;  // fills run in a queue of their own: a download waits for them
     if (peers.flags[rank_] != nullptr) memory.download(&any, peers.flags[rank_], sizeof any);
-    return peers.flags[rank_] != nullptr && peers.epochs != nullptr && peers.slots[rank_] != nullptr &&
+    return peers.given_up != nullptr && peers.flags[rank_] != nullptr && peers.epochs != nullptr && peers.slots[rank_] != nullptr &&
            peers.lines[rank_] != nullptr;
   }
   void connect(const Link& other) {
@@ -117,9 +118,15 @@ class RankedForward::Link final : public RankLink {
   }
 
   void all_reduce(std::uint16_t* x, std::int64_t count, kernels::Stream stream) override {
+    if (group_.broken_ || group_.options_.all_reduce == AllReduce::none) return;
+    const RankFault& fault = group_.options_.fault;
+    if (fault.rank == rank_ && sums_++ == fault.sum) {
+      if (!fault.silent) refuse("a sum over the ranks was refused, as the test asks");
+      return;
+    }
     if (group_.calls_ != nullptr) {
       std::string why;
-      if (!group_.calls_->all_reduce(rank_, x, count, stream, why)) refusal_ = why;
+      if (!group_.calls_->all_reduce(rank_, x, count, stream, why)) refuse(why);
       return;
     }
     kernels::PeerAllReduceLaunch launch;
@@ -131,27 +138,38 @@ class RankedForward::Link final : public RankLink {
   }
   void gather_columns(const std::uint16_t* in, std::uint16_t* out, std::int32_t rows, std::int32_t columns,
                       kernels::Stream stream) override {
+    if (group_.broken_) return;
     kernels::launch_peer_gather_columns({peers, in, out, rows, columns}, stream);
   }
   bool meet(bool fine) override {
     const std::uint64_t before = group_.meetings_;
     if (!fine) group_.broken_ = true;
+    if (group_.broken_) return false;  // nobody comes together any more
     if (++group_.met_ == group_.options_.ranks) {
-      group_.all_fine_ = !group_.broken_;  // read by all before anybody can come again
       group_.met_ = 0;
       ++group_.meetings_;
-      return group_.all_fine_;
+      return true;
     }
-    while (group_.meetings_ == before) std::this_thread::yield();
-    return group_.all_fine_;
+    while (group_.meetings_ == before) {
+      if (group_.broken_) return false;
+      std::this_thread::yield();
+    }
+    return true;
   }
   std::string take_refusal() override { return std::exchange(refusal_, {}); }
 
   kernels::PeerMemory peers;
 
  private:
+  // At once: the others may be waiting for it by now, and this rank's host behind its own kernels.
+  void refuse(const std::string& why) {
+    refusal_ = why;
+    group_.fail(static_cast<std::size_t>(rank_), {make_error(ErrorKind::unavailable, why)});
+  }
+
   RankedForward& group_;
   std::int32_t rank_;
+  std::int64_t sums_ = 0;
   std::string refusal_;
 };
 
@@ -162,6 +180,7 @@ RankedForward::RankedForward(const Options& options, kernels::DeviceMemory& memo
 
 // Streams and graphs of a rank end on its own thread, where its device is current.
 RankedForward::~RankedForward() {
+  watch_.reset();
   threads_->run([this](std::size_t rank) { forwards_[rank].reset(); });
 }
 
@@ -205,6 +224,7 @@ Result<Unit> RankedForward::prepare(const ModelSpec& model, const ForwardOptions
     own.ranks = options_.ranks;
     own.rank = static_cast<std::int32_t>(rank);
     own.link = links_.empty() ? nullptr : links_[rank].get();
+    own.shares_experts = options_.shares_experts;
     auto made = StepForward::create(model, own, memory_of(rank));
     if (made)
       forwards_[rank] = std::move(*made);
@@ -213,52 +233,82 @@ Result<Unit> RankedForward::prepare(const ModelSpec& model, const ForwardOptions
   });
   for (const Errors& errors : errors_)
     if (!errors.empty()) return errors;
+  if (ranks() == 1) return Unit{};
+  watch_ = std::make_unique<StepWatch>(
+      options_.patience_s, [this](std::string& why) { return calls_ == nullptr || calls_->fine(why); },
+      [this](const std::string& why) { give_up({make_error(ErrorKind::unavailable, why)}); });
   if (calls_ == nullptr) return Unit{};
   // NCCL makes its connections in the first call, which no capture may hold.
+  watch_->begin();
   threads_->run([&](std::size_t rank) {
-    if (Result<Unit> met = forwards_[rank]->first_sum(); !met) errors_[rank] = met.errors();
+    if (Result<Unit> met = forwards_[rank]->first_sum(); !met) fail(rank, met.errors());
   });
-  for (const Errors& errors : errors_)
-    if (!errors.empty()) return errors;
+  watch_->end();
+  if (broken_) return what_failed();
   return Unit{};
+}
+
+// From the rank's thread.
+void RankedForward::fail(std::size_t rank, Errors errors) {
+  for (Error& each : errors) each.message = "rank " + std::to_string(rank) + ": " + each.message;
+  errors_[rank] = errors;
+  // Who stops with another is not the cause.
+  if (errors.front().kind != ErrorKind::interrupted) give_up(errors);
+}
+
+void RankedForward::give_up(const Errors& why) {
+  {
+    const std::lock_guard lock(cause_mutex_);
+    if (!cause_.empty()) return;
+    cause_ = why;
+  }
+  broken_ = true;
+  __atomic_store_n(peers_->word(), 1U, __ATOMIC_RELEASE);
+  if (calls_ != nullptr) calls_->abort();
 }
 
 Result<Unit> RankedForward::launch(const StepBatch& batch) {
   if (ranks() == 1) return forwards_.front()->launch(batch);
-  batch_ = batch;
   for (Errors& errors : errors_) errors.clear();
+  if (broken_)
+    return make_error(ErrorKind::unavailable,
+                      "another rank has failed before: " + to_string(what_failed()));
+  batch_ = batch;
+  watch_->begin();
   // The other ranks wait for their step as well; the caller's is waited for in sampled().
   threads_->begin([this](std::size_t rank) {
-    if (Result<Unit> launched = forwards_[rank]->launch(batch_); !launched) {
-      errors_[rank] = launched.errors();
-      return;
-    }
+    if (Result<Unit> launched = forwards_[rank]->launch(batch_); !launched)
+      return fail(rank, launched.errors());
     if (rank == 0) return;
     const auto tokens = forwards_[rank]->sampled();
     if (tokens)
       tokens_[rank].assign(tokens->begin(), tokens->end());
     else
-      errors_[rank] = tokens.errors();
+      fail(rank, tokens.errors());
   });
   if (errors_.front().empty()) return Unit{};
   threads_->end();
+  watch_->end();
   return what_failed();
 }
 
-// Of a rank that failed by itself, if there is one, not of those that stopped with it.
-Errors RankedForward::what_failed() const {
-  Errors found;
+// Of the rank that failed by itself, not of those that stopped with it.
+Errors RankedForward::what_failed() {
+  const std::lock_guard lock(cause_mutex_);
+  if (!cause_.empty()) return cause_;
   for (const Errors& errors : errors_)
-    if (found.empty() || (!errors.empty() && found.front().kind == ErrorKind::interrupted)) found = errors;
-  return found;
+    if (!errors.empty()) return errors;
+  return {};
 }
 
 Result<std::span<const std::int32_t>> RankedForward::sampled() {
   auto tokens = forwards_.front()->sampled();
   if (ranks() == 1) return tokens;
+  if (!tokens) fail(0, tokens.errors());
   threads_->end();
+  watch_->end();
   if (const Errors errors = what_failed(); !errors.empty()) return errors;
-  if (tokens) tokens_.front().assign(tokens->begin(), tokens->end());
+  tokens_.front().assign(tokens->begin(), tokens->end());
   return tokens;
 }
 

@@ -15,13 +15,21 @@
 #include "kernels/peer_group.h"
 #include "kernels/rank_calls.h"
 #include "live/forward/step_forward.h"
+#include "live/forward/step_watch.h"
 
 namespace orrery {
 
-enum class AllReduce : std::uint8_t {
-  peers,
-  nccl
-};  // our kernels (kernels/peer_all_reduce.h), or the library
+// Our kernels (kernels/peer_all_reduce.h); the library; or no sums at all, whose results mean nothing: what
+// ranks take by themselves.
+enum class AllReduce : std::uint8_t { peers, nccl, none };
+
+// What a test breaks: a rank's sum of this number, counted from the first step, is refused by who makes it,
+// or, silently, never made.
+struct RankFault {
+  std::int32_t rank = -1;  // -1: nobody's
+  std::int64_t sum = 0;
+  bool silent = false;
+};
 
 class RankThreads {
  public:
@@ -54,6 +62,9 @@ class RankedForward {
   struct Options {
     std::int32_t ranks = 1;
     AllReduce all_reduce = AllReduce::peers;
+    bool shares_experts = false;  // whole experts by rank (EP), instead of a slice of each (TP)
+    double patience_s = 120;      // for a step: then the ranks are given up, so that none waits for ever
+    RankFault fault = {};
   };
   // `memory` is the first rank's. Errors: as StepForward::create; too few devices, or none that reach each
   // other's memory; no NCCL where it is asked for.
@@ -61,7 +72,9 @@ class RankedForward {
                                                        const Options& ranks, kernels::DeviceMemory& memory);
   ~RankedForward();
 
-  // As StepForward's. Tokens and logits are those of the first rank; all ranks have the same.
+  // As StepForward's. Tokens and logits are those of the first rank; all ranks have the same. A rank that
+  // fails is named, and takes the others with it: what waits for it on their devices is given up, and so is
+  // the whole group, for good.
   Result<Unit> launch(const StepBatch& batch);
   Result<std::span<const std::int32_t>> sampled();
   double step_ns();  // of the slowest rank
@@ -86,7 +99,10 @@ class RankedForward {
   RankedForward(const Options& options, kernels::DeviceMemory& memory);
   Result<Unit> connect();
   Result<Unit> prepare(const ModelSpec& model, const ForwardOptions& options);
-  Errors what_failed() const;
+  Errors what_failed();
+  void fail(std::size_t rank, Errors errors);
+  // Of the group: kernels and NCCL's stop waiting. The first one says why.
+  void give_up(const Errors& why);
 
   Options options_;
   kernels::DeviceMemory& memory_;
@@ -100,8 +116,11 @@ class RankedForward {
   // Where ranks meet: how many have come, and how often all had.
   std::atomic<std::int32_t> met_ = 0;
   std::atomic<std::uint64_t> meetings_ = 0;
-  std::atomic<bool> broken_ = false, all_fine_ = true;  // a rank has failed; as of the last meeting
+  std::atomic<bool> broken_ = false;  // a rank has failed
+  std::mutex cause_mutex_;
+  Errors cause_;
   std::unique_ptr<RankThreads> threads_;
+  std::unique_ptr<StepWatch> watch_;
 };
 
 }  // namespace orrery

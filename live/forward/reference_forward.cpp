@@ -243,6 +243,7 @@ std::vector<std::size_t> ReferenceForward::choose(const Estimates& logits,
     }
     taken[expert] = true;
   }
+  if (given_choices_) return chosen;
   for (const std::size_t expert : chosen) {
     for (std::size_t other = 0; other < logits.size(); ++other) {
       if (taken[other]) continue;
@@ -278,7 +279,13 @@ Estimates ReferenceForward::mixed(const Layer& layer, const Estimates& x,
     round(inner);
     if (layer.down[expert].fp8) quantise(inner);
     std::vector<std::vector<double>> parts;
-    given.push_back(summed(layer.down[expert], inner, &parts));
+    if (shape_.shares_experts) {  // one rank's, whole
+      given.push_back(product(layer.down[expert], inner));
+      parts.assign(static_cast<std::size_t>(shape_.ranks), std::vector<double>(out.size()));
+      parts[expert / static_cast<std::size_t>(shape_.own_experts())] = given.back().value;
+    } else {
+      given.push_back(summed(layer.down[expert], inner, &parts));
+    }
     weight.push_back(std::exp(logits.value[expert] - largest) / sum);
     of_rank.resize(parts.size(), std::vector<double>(out.size()));
     for (std::size_t r = 0; r < parts.size(); ++r)

@@ -53,6 +53,8 @@ class ReferenceForward {
     kernels::DeviceMemory* memory = nullptr;
   };
   ReferenceForward(const std::vector<Share>& ranks, DevicePrecision precision);
+  // From here on the device's experts are taken as they are: they were drawn, whatever the logits say.
+  void take_choices() { given_choices_ = true; }
   // Logits behind each of the tokens.
   std::vector<Estimates> run(const std::vector<std::int32_t>& tokens,
                              const std::vector<ChosenExperts>& chosen);
@@ -110,6 +112,7 @@ class ReferenceForward {
   std::vector<float> final_norm_;
   std::vector<Layer> layers_;
   std::int64_t wrong_choices_ = 0;
+  bool given_choices_ = false;
 };
 
 }  // namespace orrery

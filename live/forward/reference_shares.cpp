@@ -45,14 +45,19 @@ ReferenceForward::ReferenceForward(const std::vector<Share>& ranks, DevicePrecis
     : shape_(*ranks.front().shape), precision_(precision) {
   const Share& first = ranks.front();
   const auto n = static_cast<std::int64_t>(ranks.size());
-  for (std::int64_t* width : {&shape_.heads, &shape_.kv_heads, &shape_.intermediate, &shape_.vocabulary,
-                              &shape_.expert_intermediate, &shape_.shared_intermediate})
+  for (std::int64_t* width :
+       {&shape_.heads, &shape_.intermediate, &shape_.vocabulary, &shape_.shared_intermediate})
     *width *= n;
+  if (!shape_.latent()) shape_.kv_heads *= n;
+  if (!shape_.shares_experts) shape_.expert_intermediate *= n;
   // A tensor of every rank: which one, of a rank's weights.
   using Of = std::function<const Weight&(const ForwardWeights&)>;
+  const auto of_one = [](const Weight& w, std::int64_t expert, kernels::DeviceMemory& memory) {
+    return Matrix{fetch(w, expert, memory), static_cast<std::size_t>(w.n), static_cast<std::size_t>(w.k),
+                  w.fp8()};
+  };
   const auto whole = [&](const Weight& w, std::int64_t expert = 0) {
-    return Matrix{fetch(w, expert, *first.memory), static_cast<std::size_t>(w.n),
-                  static_cast<std::size_t>(w.k), w.fp8()};
+    return of_one(w, expert, *first.memory);
   };
   // Rows are shared out, in parts of these widths of one rank each (queries, keys, values).
   const auto by_rows = [&](const Of& of, std::vector<std::int64_t> parts, std::int64_t expert = 0) {
@@ -103,12 +108,15 @@ ReferenceForward::ReferenceForward(const std::vector<Share>& ranks, DevicePrecis
     layer.q_norm = fetch(w.q_norm, shape.head_dim, *first.memory);
     layer.k_norm = fetch(w.k_norm, shape.head_dim, *first.memory);
     if (shape.latent()) {
-      layer.q = whole(w.q);
+      layer.q = by_rows(of(&LayerWeights::q), {shape.q_width()});
       layer.kv_a = whole(w.kv_a);
       layer.latent_norm = fetch(w.latent_norm, kernels::latent_width, *first.memory);
-      for (std::int64_t head = 0; head < shape.heads; ++head) {
-        layer.into_latent.push_back(whole(w.into_latent, head));
-        layer.out_of_latent.push_back(whole(w.out_of_latent, head));
+      for (const Share& rank : ranks) {
+        const LayerWeights& own = rank.weights->layers[l];
+        for (std::int64_t head = 0; head < shape.heads; ++head) {
+          layer.into_latent.push_back(of_one(own.into_latent, head, *rank.memory));
+          layer.out_of_latent.push_back(of_one(own.out_of_latent, head, *rank.memory));
+        }
       }
     } else {
       layer.qkv = by_rows(of(&LayerWeights::qkv), {shape.q_width(), shape.kv_width(), shape.kv_width()});
@@ -120,7 +128,15 @@ ReferenceForward::ReferenceForward(const std::vector<Share>& ranks, DevicePrecis
       layer.shared_gate_up = by_rows(of(&LayerWeights::shared_gate_up), {half, half});
       layer.shared_down = by_columns(of(&LayerWeights::shared_down));
     }
-    for (std::int64_t expert = 0; expert < w.gate_up.experts; ++expert) {
+    const bool apart = shape.shares_experts && w.router.data != nullptr;
+    for (std::int64_t expert = 0; apart && expert < shape.experts; ++expert) {
+      const Share& rank = ranks[static_cast<std::size_t>(expert / shape.own_experts())];
+      const LayerWeights& own = rank.weights->layers[l];
+      const std::int64_t there = expert % shape.own_experts();
+      layer.gate_up.push_back(of_one(own.gate_up, there, *rank.memory));
+      layer.down.push_back(of_one(own.down, there, *rank.memory));
+    }
+    for (std::int64_t expert = 0; !apart && expert < w.gate_up.experts; ++expert) {
       const std::int64_t half = w.gate_up.n / 2;
       layer.gate_up.push_back(by_rows(of(&LayerWeights::gate_up), {half, half}, expert));
       layer.down.push_back(by_columns(of(&LayerWeights::down), expert));

@@ -17,6 +17,10 @@ struct StepBatch {
   std::int32_t decodes = 0;
   std::vector<std::int32_t> block_tables;  // [sequences][max_blocks], row-major, unused entries 0
   std::int32_t max_blocks = 0;
+  // Where experts are drawn: token_key of each row (costmodel/experts/token_draws.h), and the epoch of the
+  // popularity that all are drawn from.
+  std::vector<std::uint64_t> expert_keys;
+  std::int64_t expert_epoch = 0;
   std::vector<std::int32_t> sampled_rows;  // rows whose logits are wanted, in sequence order
   std::int32_t padded_rows = 0;            // rows of the captured graph that runs it; 0: eager
 };

@@ -30,7 +30,7 @@ StepForward::StepForward(const ForwardShape& shape, const ForwardOptions& option
 Result<std::unique_ptr<StepForward>> StepForward::create(const ModelSpec& model,
                                                          const ForwardOptions& options,
                                                          kernels::DeviceMemory& memory) {
-  Result<ForwardShape> shape = forward_shape(model, options.ranks, options.rank);
+  Result<ForwardShape> shape = forward_shape(model, options.ranks, options.rank, options.shares_experts);
   if (!shape) return shape.errors();
   if (options.fp32 && (shape->fp8 || shape->experts > 0 || shape->latent() || shape->ranks > 1))
     return invalid_input("the fp32 forward pass has no code for 8-bit weights, experts, latents or ranks", {},
@@ -108,6 +108,8 @@ Result<Unit> StepForward::allocate_scratch() {
   if (shape_.ranks > 1) room = room && allocate(scratch_.logits_part, sampled * shape_.vocabulary);
   if (shape_.experts > 0) room = room && allocate_experts();
   if (shape_.latent()) room = room && allocate_latent();
+  if (shape_.experts > 0 && options_.popularity != nullptr)
+    room = room && drawn_.prepare(options_.popularity, *stream_, memory_);
   if (shape_.fp8) {
     const std::int64_t width = std::max({shape_.hidden, shape_.q_width(), shape_.intermediate});
     scratch_.scale_stride = (rows + 3) / 4 * 4;  // as the copy engine takes scales
@@ -135,6 +137,11 @@ bool StepForward::hold_pieces(std::int64_t slots) {
 
 Result<Unit> StepForward::launch(const StepBatch& batch) {
   stream_->make_current();
+  if (drawn_.on()) {
+    if (batch.expert_keys.size() != batch.tokens.size())
+      return make_error(ErrorKind::internal, "rows whose experts are drawn have keys");
+    drawn_.follow(batch.expert_epoch);
+  }
   Result<DeviceStep> step = inputs_.put(batch);
   if (!step) return step.errors();
   if (step->slots_used > piece_slots_) {

@@ -18,6 +18,7 @@
 #include "kernels/fp8_output.h"
 #include "kernels/kernel_case.h"
 #include "kernels/step_stream.h"
+#include "live/forward/drawn_choices.h"
 #include "live/forward/forward_inputs.h"
 #include "live/forward/forward_products.h"
 #include "live/forward/forward_weights.h"
@@ -40,6 +41,9 @@ struct ForwardOptions {
   bool count_launches = false;
   bool marks_layers = false;
   std::int32_t ranks = 1, rank = 0;
+  bool shares_experts = false;  // whole experts by rank
+  // Of experts: each token's are drawn by it, instead of by the router's logits (StepBatch::expert_keys).
+  std::shared_ptr<const ExpertPopularity> popularity = {};
   RankLink* link = nullptr;  // of more than one rank; outlives the forward pass
 };
 
@@ -170,10 +174,15 @@ class StepForward {
   kernels::Fp8Output eight_bits() const;  // scratch, as products read it
   void feed_experts(std::size_t index, const DeviceStep& step, kernels::Stream stream);
   void route(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void draw_experts(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void quantise_experts(const DeviceStep& step, kernels::Stream stream);
   void sort_by_expert(std::size_t index, const DeviceStep& step, kernels::Stream stream);
   void multiply_experts(const char* use, const Weight& weight, const std::uint16_t* in, std::uint16_t* out,
                         const DeviceStep& step, kernels::Stream stream);
   void combine_experts(const DeviceStep& step, kernels::Stream stream);
+  // Rows of all experts of a rank, on average; and where the device says how many there are (null: all).
+  std::int32_t expert_rows(const DeviceStep& step) const;
+  const std::int32_t* used_expert_rows() const;
   bool allocate_experts();
   bool allocate_latent();
   // `shared`: the shared experts of a layer, whose output joins the others'.
@@ -192,6 +201,7 @@ class StepForward {
   std::unique_ptr<ForwardProducts> products_;
   Scratch scratch_;
   ExpertScratch experts_;
+  DrawnChoices drawn_;
   LatentScratch latent_;
   std::vector<KvPool> pool_;
   const float* rotary_ = nullptr;

@@ -1,5 +1,7 @@
 // The forward pass on two simulated devices: shares of the weights, own all-reduce and gather, against the
 // double-precision reference of the whole model.
+#include <chrono>
+
 #include "catch.h"
 #include "forward_agrees.h"
 #include "kernels/guarded_memory.h"
@@ -13,6 +15,29 @@ TEST_CASE("two ranks give the reference's logits, and both the same tokens") {
   ForwardCheckOptions options;
   options.ranks.ranks = 2;
   for (const ModelSpec& model : checked_models_of_two()) check_agrees(model, options);
+}
+
+TEST_CASE("two ranks with half of the experts each give the reference's logits, under a hotspot too") {
+  ForwardCheckOptions options;
+  options.ranks.ranks = 2;
+  options.ranks.shares_experts = true;
+  std::size_t with_experts = 0;
+  for (const ModelSpec& model : checked_models_of_two()) {
+    if (model.experts == 0) continue;
+    ++with_experts;
+    check_agrees(model, options);
+    options.zipf = 1.5;  // the first of eight experts takes as much as the last six
+    check_agrees(model, options);
+  }
+  CHECK(with_experts == 3);  // bf16, FP8, beside a latent
+}
+
+TEST_CASE("experts drawn by popularity are the simulation's, and their products the reference's") {
+  ForwardCheckOptions options;
+  for (const double zipf : {0.8, 6.0}) {  // at 6 most draws repeat, and what is left over is drawn from
+    options.zipf = zipf;
+    check_agrees(tiny_model(true), options);
+  }
 }
 
 TEST_CASE("what two ranks cannot share out is refused by name") {
@@ -61,6 +86,45 @@ TEST_CASE("a rank without room for a step ends it on all ranks: none waits for i
   const auto second = (*group)->launch(batch);  // it stays so
   REQUIRE_FALSE(second);
   CHECK(to_string(second.errors()).find("another rank has failed") != std::string::npos);
+}
+
+TEST_CASE("a rank whose sum fails, or never comes, ends the step on all ranks, and is named") {
+  kernels::HostMemory memory;
+  ForwardOptions options;
+  options.kv_blocks = options.max_rows = options.max_sequences = 1;
+  options.max_positions = 16;
+  options.random_kv = true;
+  RankedForward::Options ranks;
+  ranks.ranks = 2;
+  const bool silent = GENERATE(false, true);
+  const std::int32_t rank = GENERATE(0, 1);
+  ranks.fault = {rank, 2, silent};
+  ranks.patience_s = silent ? 0.4 : 60;
+  const auto group = RankedForward::create(checked_models_of_two().front(), options, ranks, memory);
+  INFO((group ? "" : to_string(group.errors())));
+  REQUIRE(group);
+  StepBatch batch;
+  batch.tokens = batch.positions = {1};
+  batch.slots = {1};
+  batch.sequences = {{0, 1, 2}};
+  batch.decodes = batch.max_blocks = 1;
+  batch.block_tables = batch.sampled_rows = {0};
+  const auto begin = std::chrono::steady_clock::now();
+  Errors errors;
+  if (const auto launched = (*group)->launch(batch); !launched)
+    errors = launched.errors();
+  else if (const auto sampled = (*group)->sampled(); !sampled)
+    errors = sampled.errors();
+  REQUIRE_FALSE(errors.empty());
+  CHECK(errors.front().kind == ErrorKind::unavailable);
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(30));
+  const std::string expected =
+      silent ? "a step was not over after 0.4 s" : "rank " + std::to_string(rank) + ": a sum";
+  CHECK(to_string(errors).find(expected) != std::string::npos);
+  const auto again = (*group)->launch(batch);  // for good
+  REQUIRE_FALSE(again);
+  CHECK(to_string(again.errors()).find("another rank has failed before: " + to_string(errors)) !=
+        std::string::npos);
 }
 
 std::vector<std::uint16_t> pool_of(const StepForward& forward, std::size_t index,

@@ -315,6 +315,13 @@ TEST_CASE("what does not run on kernels is refused by its key") {
   CHECK(key_of(scenario_of(""), true) == "");
   CHECK(key_of(scenario_of(", parallel: {tp: 4}"), false) == "deployment.parallel");
   CHECK(key_of(scenario_of(", parallel: {tp: 2}"), false) == "");
+  const std::string experts = "qwen3-30b-a3b";
+  const auto with_experts = [&](const std::string& more) {
+    return key_of(scenario_of(more, {"deployment.model=" + experts}), false);
+  };
+  CHECK(with_experts(", parallel: {tp: 2, ep: 2}, experts: {popularity: {zipf: 1}, drift: {every_s: 9}}") == "");
+  CHECK(with_experts(", parallel: {tp: 2, ep: 2}, experts: {eplb: {policy: static}}") ==
+        "deployment.experts.eplb");
   CHECK(key_of(scenario_of(", replicas: 2"), true) == "deployment.replicas");
   CHECK(key_of(scenario_of(", replicas: 2"), false) == "");
   CHECK(key_of(scenario_of("", {"deployment.engine=sglang-0.5"}), false) == "deployment.engine");

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "catch.h"
+#include "costmodel/experts/token_draws.h"
 #include "kernels/guarded_memory.h"
 #include "live/forward/forward_runner.h"
 #include "live/kernel_run.h"
@@ -26,9 +27,9 @@ TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t outp
 }
 
 // Chunks of at most 24 tokens; requests that begin alike; with few blocks somebody is preempted.
-Scenario tiny(int blocks, const std::string& more = "") {
+Scenario tiny(int blocks, const std::string& more = "", const std::string& model = "tiny_model") {
   auto s =
-      small_example("{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) + "/tests/live/tiny_model" +
+      small_example("{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) + "/tests/live/" + model +
                         "/config.json, engine: orrery" + more +
                         ", engine_args: {max_model_len: 80, "
                         "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
@@ -50,7 +51,25 @@ struct Ran {
   bool intact = false;
 };
 
-Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nullptr) {
+// Keys of rows by their place in their request.
+using Keys = std::vector<std::pair<std::int32_t, std::uint64_t>>;
+
+// Notes what experts are drawn by.
+class Watched final : public StepRunner {
+ public:
+  Watched(std::unique_ptr<StepRunner> runner, Keys& keys) : runner_(std::move(runner)), keys_(keys) {}
+  bool run(const StepBatch& batch, StepResult& result, std::string& why) override {
+    for (std::size_t i = 0; i < batch.expert_keys.size(); ++i)
+      keys_.emplace_back(batch.positions[i], batch.expert_keys[i]);
+    return runner_->run(batch, result, why);
+  }
+
+ private:
+  std::unique_ptr<StepRunner> runner_;
+  Keys& keys_;
+};
+
+Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nullptr, Keys* keys = nullptr) {
   kernels::HostMemory memory;
   KernelRunOptions options;
   options.waits = waits;
@@ -63,7 +82,10 @@ Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nul
     forward.max_sequences = d.max_sequences;
     forward.max_positions = d.max_positions;
     forward.count_launches = true;
-    ORRERY_TRY(runner, ForwardRunner::create(d.instance->model, forward, memory, false, {d.ranks}));
+    forward.popularity = d.popularity;
+    const RankedForward::Options ranks{d.ranks, AllReduce::peers, d.shares_experts};
+    ORRERY_TRY(runner, ForwardRunner::create(d.instance->model, forward, memory, false, ranks));
+    if (keys != nullptr) runner = std::make_unique<Watched>(std::move(runner), *keys);
     return KernelDevice{std::move(runner), true, "CPU simulator"};
   };
   auto run = run_on_kernels(s, options);
@@ -81,9 +103,13 @@ Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nul
 }  // namespace
 
 TEST_CASE("what kernels work through in a step is what the cost model prices, class by class") {
-  const bool two = GENERATE(false, true);  // ranks, each with what the plan says of one
-  CAPTURE(two);
-  const Scenario s = two ? tiny(8, ", parallel: {tp: 2}") : tiny(8);
+  // One device; two ranks, each with what the plan says of one; experts in slices, and whole.
+  const int which = GENERATE(0, 1, 2, 3);
+  CAPTURE(which);
+  const Scenario s = which == 0   ? tiny(8)
+                     : which == 1 ? tiny(8, ", parallel: {tp: 2}")
+                     : which == 2 ? tiny(8, ", parallel: {tp: 2}", "tiny_experts")
+                                  : tiny(8, ", parallel: {tp: 2, ep: 2}", "tiny_experts");
   const Ran ran = on_simulator(s);
   CHECK(ran.run.result.preemptions > 0);
   CHECK(ran.run.result.cached_tokens > 0);
@@ -107,6 +133,30 @@ TEST_CASE("what kernels work through in a step is what the cost model prices, cl
     }
   }
   CHECK(graphs > 5);
+}
+
+TEST_CASE("under a hotspot every row's experts are drawn by its request's name and its place in it") {
+  const Scenario s = tiny(8, ", parallel: {tp: 2, ep: 2}, experts: {popularity: {zipf: 1}, routing: sampled}",
+                          "tiny_experts");
+  Keys keys;
+  const Ran ran = on_simulator(s, false, nullptr, &keys);
+  std::int64_t rows = 0;
+  for (const KernelStep& step : ran.run.steps) {
+    rows += step.shape.decode_sequences;
+    for (const PrefillChunk& c : step.chunks) rows += c.new_tokens;
+  }
+  CHECK(static_cast<std::int64_t>(keys.size()) == rows);
+  std::vector<bool> seen(5);
+  for (const auto& [place, key] : keys) {
+    std::int64_t named = 0;
+    for (std::uint64_t request = 0; request < seen.size(); ++request) {
+      if (token_key(s.seed, request, static_cast<std::uint64_t>(place)) != key) continue;
+      seen[request] = true;
+      ++named;
+    }
+    CHECK(named == 1);
+  }
+  CHECK(seen == std::vector<bool>(5, true));
 }
 
 TEST_CASE("a tape of kernels in real time is replayed without them") {
