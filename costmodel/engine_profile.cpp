@@ -258,6 +258,10 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
     for (const Yaml& name : runner.items()) e.v2_architectures.push_back(name.text());
   }
   if (const Yaml laws = root.optional("kernel_laws"); laws.present()) add_laws(read_kernel_laws(laws), e);
+  if (const Yaml latent = root.optional("latent_attention"); latent.present()) {
+    e.latent_backends.clear();
+    read_latent_backends(latent, e);
+  }
   if (const Yaml overlap = root.optional("overlap"); overlap.present()) {
     const OverlapRules changed = read_overlap(overlap);
     if (overlap.optional("shared_experts").present()) e.overlap.shared = changed.shared;

@@ -120,13 +120,30 @@ class GraphNodes {
   // both and no collective stands between (vLLM's SharedExperts; a kernel profile of Qwen3.5 and
   // DeepSeek-V2-Lite).
   bool sums_shared() const {
-    return spec_.engine.engine == "vllm" && !spec_.engine.settings.enforce_eager &&
+    return spec_.engine.engine == "vllm" && !live_engine() && !spec_.engine.settings.enforce_eager &&
            model_.shared_expert_intermediate > 0 && spec_.plan.gpus() == 1 && !model_.output_norms;
+  }
+
+  // Our own forward pass (live/forward), whose schedules are vLLM's and whose launches are not.
+  bool live_engine() const {
+    return (" " + spec_.engine.kernels + " ").find(" orrery ") != std::string::npos;
+  }
+
+  // Launches around its experts that vLLM has not, whose kernels read what they find (step_experts.cpp).
+  void add_live_experts(OpSpec expert, const WeightFormat& weights, std::int64_t l) {
+    if (!live_engine()) return;
+    OpSpec row = expert;
+    row.n = model_.experts;
+    add("router_fp32", "logits_copy", row, l);
+    row.n = model_.hidden;
+    if (model_.shared_expert_intermediate > 0) add("shared_add", "add_rows", row, l);
+    row.expert_rows = true;
+    if (weights.activation_bytes >= 2) add("moe_permute", "rank_copy", row, l);
   }
 
   // Kernels that were seen in profiles of vLLM 0.24 on an H200 (costmodel/ops/paced_kernels.cpp).
   bool follows_vllm_kernels() const {
-    return spec_.engine.engine == "vllm" && spec_.hardware.architecture == "sm_90a";
+    return spec_.engine.engine == "vllm" && spec_.hardware.architecture == "sm_90a" && !live_engine();
   }
   // Norms that quantise in blocks are the engine's own kernel, into which the compiler fuses no sum.
   bool in_blocks(const WeightFormat& reader) const {

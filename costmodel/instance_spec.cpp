@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <sstream>
 
 #include "base/text.h"
@@ -139,7 +140,9 @@ class InstanceReader {
 
   // `auto`: the engine's own where the part has them, else none. `roofline`: none.
   void read_kernels(const Yaml& key, bool tuned) {
-    const std::string wanted = key.text("auto");
+    std::string wanted = key.text("auto");
+    if (wanted.find('/') != std::string::npos)
+      wanted = (std::filesystem::path(folder_) / wanted).lexically_normal().string();
     const std::vector<std::string> known = KernelSet::names(spec_.hardware.name);
     if (wanted == "roofline") return spec_.engine.kernel_laws.clear();
     std::string own;

@@ -485,6 +485,8 @@ std::vector<std::string> KernelSet::names(const std::string& hardware) {
 
 Result<std::shared_ptr<const KernelSet>> KernelSet::load(const HardwareProfile& hardware,
                                                          const std::string& name, bool tuned) {
+  if (name.find('/') != std::string::npos)  // one's own
+    return KernelSetReader(hardware, name, tuned).read(fs::path(name).filename().string());
   const std::vector<std::string> known = names(hardware.name);
   if (!std::binary_search(known.begin(), known.end(), name)) {
     return invalid_input(

@@ -54,14 +54,14 @@ class LatentNodes : protected ContextNodes {
       add_gemm("q_proj", queries, model_.hidden, format(kind.weights, "q_proj"), l);
       add_gemm("kv_a_proj", stored, model_.hidden, down, l);
     }
-    add("kv_a_norm", "add_rms_norm", width(a.rank), l);
+    if (!live_engine()) add("kv_a_norm", "add_rms_norm", width(a.rank), l);
     OpSpec rotary = s;
     rotary.head_dim = a.rotary_dim;
     if (!attention_writes_keys(s)) {
       rotary.n = steps_.rotary;
       if (follows_vllm_kernels())
         add("rotary", "query_rotary", s, l);
-      else
+      else if (!live_engine())  // whose write norms and turns (live/forward/step_latent.cpp)
         add("rotary", steps_.rotary > 0 ? "latent_rotary_steps" : "rotary", rotary, l);
       add_new_keys("kv_write", "mla_cache_write", s, stored, l);
     }
@@ -71,6 +71,7 @@ class LatentNodes : protected ContextNodes {
     } else {
       cast_pool(s, l);
       add_latent_prompts(kind, s);
+      add_head_swaps(s, l);
       add_decode_steps(s, l);
       add_latent_decode(s, l);
     }
@@ -78,6 +79,13 @@ class LatentNodes : protected ContextNodes {
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out), l);
     add_gemm("o_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);
+  }
+
+  // Ours: rows to heads and back around the products with a matrix a head.
+  void add_head_swaps(const OpSpec& s, std::int64_t l) {
+    if (!live_engine()) return;
+    add("head_swap", "rank_copy", width(s.heads * s.n), 2 * l);
+    add("head_swap", "rank_copy", width(s.heads * s.value_dim), l);
   }
 
   // What PyTorch does around a decode's absorbed products (`latent_steps` of an engine profile).
@@ -153,6 +161,7 @@ class LatentNodes : protected ContextNodes {
     const bool flash = follows_vllm_kernels() && spec_.engine.latent.name == "FLASH_ATTN_MLA";
     const std::vector<std::int64_t>& captured = spec_.engine.settings.cudagraph_sizes;
     if (flash) prefill.window = captured.empty() ? 0 : captured.back();
+    if (live_engine()) prefill.variant = "row_by_row";
     add("attention_absorbed", flash ? "absorbed_prompts" : "mla_prefill_absorbed", prefill, l);
   }
 

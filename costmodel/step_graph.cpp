@@ -292,7 +292,7 @@ class GraphBuilder : LatentNodes {
 
   const char* choice_of_experts() const {
     const bool grouped = model_.expert_groups > 1;
-    if (spec_.engine.engine == "vllm" && model_.architecture == "DeepseekV2ForCausalLM")
+    if (spec_.engine.engine == "vllm" && !live_engine() && model_.architecture == "DeepseekV2ForCausalLM")
       return grouped ? "grouped_topk_compiled" : "topk_compiled";
     return grouped ? "grouped_topk" : "topk";
   }
@@ -305,20 +305,20 @@ class GraphBuilder : LatentNodes {
     const bool sent_as_is = joint_.deals_by_pass() && model_.quantization == Quantization::fp8_block;
     if (joint_.gathers_experts() && !sent_as_is) quantize.depends_on = DependsOn::tokens;  // before that
     if (up.activation_bytes < 2 && !grouped) add("moe_quantize", "quantize", quantize, l);
+    add_live_experts(expert, up, l);
     OpSpec gemm = expert;
     gemm.n = (model_.gated_mlp ? 2 : 1) * inner;
     gemm.k = model_.hidden;
     gemm.format = up;
     gemm.tiles = spec_.tiles;
+    if (live_engine()) gemm.variant = "timed";
     add("moe_gate_up", "grouped_gemm", gemm, l);
     OpSpec middle = expert;  // rows = tokens · experts per token; activation and quantisation are two kernels
     middle.expert_rows = true;
     middle.n = inner;
     middle.out_bytes = 2;
-    if (model_.gated_mlp)
-      add("moe_silu_mul", "silu_mul", middle, l);
-    else
-      add("moe_relu_squared", "relu_squared", middle, l);
+    const bool gated = model_.gated_mlp;
+    add(gated ? "moe_silu_mul" : "moe_relu_squared", gated ? "silu_mul" : "relu_squared", middle, l);
     if (down.activation_bytes < 2) {
       middle.out_bytes = down.activation_bytes;
       middle.format = down;
@@ -372,9 +372,9 @@ class GraphBuilder : LatentNodes {
     gaps.depends_on = DependsOn::two_batches;
     if (joint_.two_batches.on) add("two_batches", "two_batches", gaps, 1);
     OpSpec rows = width(model_.hidden);
-    rows.variant = spec_.engine.runner;
+    if (!live_engine()) rows.variant = spec_.engine.runner;
     rows.depends_on = DependsOn::rows;
-    if (roofline_.kernels() != nullptr) add("step_inputs", "step_inputs", rows, 1);
+    if (roofline_.kernels() != nullptr && !live_engine()) add("step_inputs", "step_inputs", rows, 1);
     if (!spec_.stage.last()) return;
     gather_last_rows();
     add("sample_gather", "gather_rows", rows, 1);

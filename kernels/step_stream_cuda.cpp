@@ -34,6 +34,7 @@ class CudaStream final : public StepStream {
     if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
     for (void* memory : memory_) static_cast<void>(cudaFreeHost(memory));
     marks_.insert(marks_.end(), {begin_, end_});
+    marks_.insert(marks_.end(), clocks_.begin(), clocks_.end());
     for (cudaEvent_t event : marks_) {
       if (event != nullptr) static_cast<void>(cudaEventDestroy(event));
     }
@@ -92,6 +93,22 @@ class CudaStream final : public StepStream {
     if (!there) static_cast<void>(cudaGetLastError());  // not ready is kept as an error
     return there;
   }
+  void hold_clocks(std::size_t count) override {
+    while (clocks_.size() < count) {
+      clocks_.push_back(nullptr);
+      keep(cudaEventCreate(&clocks_.back()));
+    }
+  }
+  // External: each is a node of the graph, which notes the time whenever it runs.
+  void clock(std::size_t number) override {
+    keep(cudaEventRecordWithFlags(clocks_[number], stream_, cudaEventRecordExternal));
+  }
+  double clock_ns(std::size_t from, std::size_t to) override {
+    float ms = 0;
+    return cudaEventElapsedTime(&ms, clocks_[from], clocks_[to]) == cudaSuccess
+               ? static_cast<double>(ms) * 1e6
+               : 0;
+  }
   void begin_step() override { keep(cudaEventRecord(begin_, stream_)); }
   void end_step() override { keep(cudaEventRecord(end_, stream_)); }
   bool wait(std::string& why) override {
@@ -113,7 +130,7 @@ class CudaStream final : public StepStream {
   int device_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
-  std::vector<cudaEvent_t> marks_;
+  std::vector<cudaEvent_t> marks_, clocks_;
   cudaError_t error_ = cudaSuccess;
   std::vector<void*> memory_;
 };

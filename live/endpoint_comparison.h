@@ -19,6 +19,7 @@ struct EndpointComparison {
   std::vector<RequestRecord> predicted;  // of each request that was sent, in that order
   TimeSeries series;                     // of the same run
   std::optional<StepEvidence> steps;     // where the server's step log was there
+  Json launches;                         // where steps of our kernels were timed launch by launch; else null
 };
 
 // Intervals of 90 % from `runs` paired runs (0: none). The requests are those that were sent, at the times at

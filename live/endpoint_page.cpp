@@ -89,6 +89,29 @@ std::string steps_part(const StepEvidence& e) {
          table({"class", "share of the price", "logged ÷ priced", "deviation", ""}, rows);
 }
 
+// As kernel_profile_json has them.
+std::string launches_part(const Json& profile) {
+  std::string out;
+  const auto number = [](const Json& from, const char* key, int digits) {
+    return format_fixed(from[key].get<double>(), digits);
+  };
+  for (const auto& [kind, k] : profile.items()) {
+    std::vector<std::vector<std::string>> rows;
+    for (const Json& each : k["kernels"])
+      rows.push_back({each["use"].get<std::string>(), each["class"].get<std::string>(),
+                      number(each, "launches", 0), number(each, "measured_us", 1),
+                      number(each, "priced_us", 1),
+                      signed_text(each["error_percent"].get<double>(), 1) + " %",
+                      number(each, "share_percent", 1) + " %"});
+    out += "<h2>Launches of " + escape_html(kind) + " steps</h2>\n<p>" + number(k, "steps", 0) +
+           " steps of the rehearsal, means: " + number(k, "own_ms", 3) + " ms as they came, launched in " +
+           number(k, "launch_ms", 3) + " ms; " + number(k, "graph_ms", 3) +
+           " ms from one graph; kernels are priced " + number(k, "priced_ms", 3) + " ms.</p>\n" +
+           table({"use", "class", "launches", "measured, us", "priced, us", "error", "share"}, rows);
+  }
+  return out;
+}
+
 Json series_json(const TimeSeries& s) {
   Json t = Json::array();
   for (std::size_t i = 0; i < s.running.size(); ++i)
@@ -144,6 +167,7 @@ Result<std::string> endpoint_page(const EndpointComparison& comparison, const En
       chart("time-load", "Requests running and waiting over time") +
       chart("time-kv", "KV blocks in use over time");
   if (comparison.steps) body += steps_part(*comparison.steps);
+  if (!comparison.launches.is_null()) body += launches_part(comparison.launches);
   Json json = endpoint_json(comparison, run);
   json["server"].erase("metrics");
   body += "<h2>Client and server</h2>\n<pre>" + escape_html(canonical_json(json["client"])) +

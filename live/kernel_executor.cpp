@@ -61,7 +61,11 @@ void KernelExecutor::place_blocks(Engine& e, const StepPlan& plan, Job& job) {
     e.blocks.begin(w.sequence, request->second, w.context);
     if (open(e, w.sequence, w.request)) job.opened.emplace_back(w.sequence, request->second);
   }
-  for (const DecodingToken& d : decoding_) e.blocks.cover(e.sequence_of.at(d.request.value()), d.place + 1);
+  decoding_sequences_.clear();
+  for (const DecodingToken& d : decoding_) {
+    decoding_sequences_.push_back(e.sequence_of.find(d.request.value())->second);
+    e.blocks.cover(decoding_sequences_.back(), d.place + 1);
+  }
   for (const PrefillWork& w : plan.prefill) e.blocks.cover(w.sequence, w.context + w.new_tokens);
 }
 
@@ -104,17 +108,42 @@ void KernelExecutor::add_tables(Engine& e, Job& job) const {
   const std::int32_t size = options_.block_size;
   for (const StepBatch::Sequence& s : b.sequences)
     b.max_blocks = std::max(b.max_blocks, (s.context + size - 1) / size);
-  b.block_tables.assign(b.sequences.size() * static_cast<std::size_t>(b.max_blocks), 0);
+  b.block_tables.resize(b.sequences.size() * static_cast<std::size_t>(b.max_blocks));
   for (std::size_t i = 0; i < b.sequences.size(); ++i) {
     const std::span<const std::int32_t> table = e.blocks.table(batch_sequences_[i]);
     const auto used = static_cast<std::size_t>((b.sequences[i].context + size - 1) / size);
     std::int32_t* const row = b.block_tables.data() + i * static_cast<std::size_t>(b.max_blocks);
-    for (std::size_t k = 0; k < used; ++k) row[k] = static_cast<std::int32_t>(e.first_block + table[k]);
+    const auto first = static_cast<std::int32_t>(e.first_block);
+    for (std::size_t k = 0; k < used; ++k) row[k] = first + table[k];
+    std::fill(row + used, row + b.max_blocks, 0);
   }
 }
 
+// One that was used before has its memory already.
+std::unique_ptr<KernelExecutor::Job> KernelExecutor::empty_job() {
+  if (spare_.empty()) return std::make_unique<Job>();
+  std::unique_ptr<Job> job = std::move(spare_.back());
+  spare_.pop_back();
+  StepBatch& b = job->batch;
+  b.decodes = b.padded_rows = b.max_blocks = 0;
+  b.tokens.clear();
+  b.positions.clear();
+  b.slots.clear();
+  b.sequences.clear();
+  b.block_tables.clear();
+  b.sampled_rows.clear();
+  job->rows.clear();
+  job->sampled.clear();
+  job->opened.clear();
+  job->skipped = job->started = false;
+  job->result.device_ns = job->result.launch_ns = 0;
+  job->result.first_use = false;
+  job->result.sampled.clear();
+  return job;
+}
+
 std::unique_ptr<KernelExecutor::Job> KernelExecutor::make_job(Engine& e, const StepPlan& plan) {
-  auto job = std::make_unique<Job>();
+  auto job = empty_job();
   batch_sequences_.clear();
   decoding_.clear();
   if (plan.decode_sequences > 0) plan.decoding->append_decoding(decoding_);
@@ -124,8 +153,8 @@ std::unique_ptr<KernelExecutor::Job> KernelExecutor::make_job(Engine& e, const S
   job->batch.positions.reserve(rows);
   job->batch.slots.reserve(rows);
   job->rows.reserve(rows);
-  for (const DecodingToken& d : decoding_)
-    add_sequence(e, *job, e.sequence_of.at(d.request.value()), d.place, 1);
+  for (std::size_t i = 0; i < decoding_.size(); ++i)
+    add_sequence(e, *job, decoding_sequences_[i], decoding_[i].place, 1);
   // A chunk of one token is a decode to the device where the engine's dispatch says so.
   const bool single = options_.pricer->single_token_is_decode();
   for (const bool decodes : {true, false})
@@ -169,6 +198,20 @@ void KernelExecutor::run(Engine& e, Job& job) {
   job.result.sampled.resize(job.sampled.size(), 0);
   for (std::size_t i = 0; i < job.sampled.size(); ++i)
     e.book.said(job.sampled[i].sequence, job.sampled[i].at, job.result.sampled[i]);
+}
+
+void KernelExecutor::profile(const Job& job, const KernelStep& step) {
+  if (!options_.profiles || job.skipped || failed_ || !options_.profiles(step)) return;
+  ProfiledStep timed{step, {}};
+  std::string why;
+  if (options_.runner->profile(job.batch, timed.profile, why)) {
+    // The first time it came between other steps; the second behind itself, on a hotter device.
+    if (!job.result.first_use) timed.profile.own_ns = static_cast<double>(job.result.device_ns);
+    return profiled_.push_back(std::move(timed));
+  }
+  const std::lock_guard lock(mutex_);
+  failure_ = why.empty() ? "the device failed" : why;
+  failed_ = true;
 }
 
 void KernelExecutor::work() {
@@ -232,6 +275,7 @@ void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& pl
     e.host_free = later(now, options_.clock->now());
   } else {
     run(e, *open.job);
+    profile(*open.job, steps_.back());
     open.timing.busy = open.job->result.device_ns;
     open.times = e.pipeline.begin(open.timing, now);
     e.host_free = e.pipeline.core_free();
@@ -341,6 +385,7 @@ void KernelExecutor::finish(Engine& e, SimTime at, Outcomes& outcomes) {
   e.eos.clear();
   const std::uint64_t step = e.next_update++;
   e.ends.take(static_cast<std::int64_t>(step), e.eos);
+  spare_.push_back(std::move(oldest.job));
   e.open.pop_front();
   outcomes.steps.push_back({.instance = log.instance,
                             .first = StepId(step),

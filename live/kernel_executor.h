@@ -43,6 +43,12 @@ struct KernelStep {
   StepWork work;
 };
 
+// A step that was run once more with a clock between its launches.
+struct ProfiledStep {
+  KernelStep step;
+  StepProfile profile;
+};
+
 class KernelExecutor final : public Executor {
  public:
   struct Options {
@@ -60,9 +66,11 @@ class KernelExecutor final : public Executor {
     WallClock* clock = nullptr;       // null: the clock jumps
     bool emulate_host = false;        // with a clock that waits: spins for the engine profile's host times
     std::function<bool()> stop = {};  // asked before each step; true: from here on nothing is run
-    std::int64_t layers = 1;          // of the model
-    bool apart = false;               // one of two pools: of prefill and of decode
-    bool hands_over = false;          // a prefill instance: blocks of what has ended stay until release()
+    // Asked behind each step, where the clock jumps: true has it timed launch by launch.
+    std::function<bool(const KernelStep&)> profiles = {};
+    std::int64_t layers = 1;  // of the model
+    bool apart = false;       // one of two pools: of prefill and of decode
+    bool hands_over = false;  // a prefill instance: blocks of what has ended stay until release()
   };
   explicit KernelExecutor(const Options& options);
   ~KernelExecutor() override;
@@ -102,6 +110,7 @@ class KernelExecutor final : public Executor {
   }
 
   const std::vector<KernelStep>& steps() const { return steps_; }
+  const std::vector<ProfiledStep>& profiled() const { return profiled_; }
   const KvBlockMap& blocks(InstanceId instance) const { return engines_[instance.value()]->blocks; }
   // What the device said when it failed, and from when on nothing was run; empty: all is well.
   std::string failure() const;
@@ -153,6 +162,7 @@ class KernelExecutor final : public Executor {
   };
 
   bool waits() const { return options_.clock != nullptr; }
+  std::unique_ptr<Job> empty_job();
   std::unique_ptr<Job> make_job(Engine& e, const StepPlan& plan);
   std::vector<std::int32_t> last_blocks(RequestId request, std::int64_t count) const;
   bool answered(const Engine& e, SequenceId sequence) const;
@@ -162,6 +172,7 @@ class KernelExecutor final : public Executor {
   void add_tables(Engine& e, Job& job) const;
   StepShape shape_of(const StepPlan& plan, std::vector<PrefillChunk>& chunks) const;
   void run(Engine& e, Job& job);
+  void profile(const Job& job, const KernelStep& step);
   void work();  // the worker thread
   SimTime next_of(const Engine& e) const;
   bool any_done() const;
@@ -173,7 +184,10 @@ class KernelExecutor final : public Executor {
   std::vector<std::unique_ptr<Engine>> engines_;
   std::unordered_map<std::uint64_t, Request> requests_;  // looked up, never iterated
   std::vector<DecodingToken> decoding_;
+  std::vector<SequenceId> decoding_sequences_;  // theirs
+  std::vector<std::unique_ptr<Job>> spare_;
   std::vector<KernelStep> steps_;
+  std::vector<ProfiledStep> profiled_;
   bool stopped_ = false;
   std::chrono::steady_clock::time_point turn_;  // when the loop last came here
   std::vector<SequenceId> batch_sequences_;     // of the job under construction

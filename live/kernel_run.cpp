@@ -7,6 +7,7 @@
 
 #include "base/statistics.h"
 #include "base/text.h"
+#include "live/kernel_profile.h"
 #include "live/kernel_transport.h"
 #include "sim/costed/pooled_executor.h"
 #include "sim/costed/run.h"
@@ -86,12 +87,6 @@ class KeptRecords final : public RecordSink {
   EndpointRun& run_;
 };
 
-double predicted_ns(const StepPricer& pricer, const KernelStep& step) {
-  StepShape shape = step.shape;
-  shape.prefill = step.chunks;
-  return static_cast<double>(pricer.summarize(shape).device_ns);
-}
-
 std::uint64_t most_at_once(const std::vector<EndpointRecord>& records) {
   std::vector<std::pair<std::int64_t, int>> changes;
   for (const EndpointRecord& r : records) {
@@ -109,6 +104,12 @@ const char* kind_of(const KernelStep& s) {
 }
 
 }  // namespace
+
+double priced_device_ns(const StepPricer& pricer, const KernelStep& step) {
+  StepShape shape = step.shape;
+  shape.prefill = step.chunks;
+  return static_cast<double>(pricer.summarize(shape).device_ns);
+}
 
 KernelDemand kernel_demand(const PoolSpec& pool, std::uint64_t seed, bool waits) {
   const SchedulerConfig config = pool.scheduler_config();
@@ -146,6 +147,7 @@ struct Cell {
   KvMover* mover;
   bool waits;
   TapeRecorder* tape;
+  std::function<bool(const KernelStep&)> profiles = {};
 };
 
 // What stands behind the seams while a cell runs.
@@ -225,6 +227,7 @@ class CellSeams {
             .clock = cell_.waits ? &clock : nullptr,
             .emulate_host = cell_.options.emulate_host,
             .stop = stop,
+            .profiles = cell_.profiles,
             .layers = pool.instance.model.layers,
             .apart = cell_.pools.size() > 1,
             .hands_over = pool.role == PoolRole::prefill};
@@ -237,11 +240,13 @@ void keep_steps(const Cell& cell, const CellSeams& seams, KernelRun& out) {
   std::uint32_t first = 0;
   for (std::size_t i = 0; i < seams.executors.size(); ++i) {
     const KernelExecutor& executor = *seams.executors[i];
-    for (KernelStep step : executor.steps()) {
+    const auto placed = [&](KernelStep step) {
       step.pool = static_cast<std::uint32_t>(i);
       step.instance = InstanceId(step.instance.value() + first);
-      out.steps.push_back(std::move(step));
-    }
+      return step;
+    };
+    for (const KernelStep& step : executor.steps()) out.steps.push_back(placed(step));
+    for (const ProfiledStep& p : executor.profiled()) out.profiled.push_back({placed(p.step), p.profile});
     const auto instances = static_cast<std::uint32_t>(cell.pools[i].demand.instances);
     for (std::uint32_t own = 0; own < instances; ++own)
       out.missed_blocks += executor.blocks(InstanceId(own)).missed();
@@ -313,11 +318,19 @@ Result<KernelRun> run_on_kernels(const Scenario& scenario, const KernelRunOption
     ORRERY_TRY(made, options.make_mover());
     mover = std::move(made);
   }
-  if (options.waits && options.rehearse) {
-    const auto rehearsed = run_cell({scenario, options, pools, mover.get(), false, nullptr});
+  ProfileChoice choice(options.profile_steps);
+  std::vector<ProfiledStep> profiled;
+  if ((options.waits && options.rehearse) || options.profile_steps > 0) {
+    Cell rehearsal{scenario, options, pools, mover.get(), false, nullptr};
+    if (options.profile_steps > 0)
+      rehearsal.profiles = [&](const KernelStep& step) { return choice.takes(step); };
+    auto rehearsed = run_cell(rehearsal);
     if (!rehearsed.ok()) return rehearsed.errors();
+    profiled = std::move(rehearsed->profiled);
   }
-  return run_cell({scenario, options, pools, mover.get(), options.waits, options.tape});
+  ORRERY_TRY(run, run_cell({scenario, options, pools, mover.get(), options.waits, options.tape}));
+  run.profiled = std::move(profiled);
+  return run;
 }
 
 namespace {
@@ -341,19 +354,18 @@ Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& 
   const auto us = [](double ns) { return format_fixed(ns * 1e-3, 2); };
   for (const KernelStep& s : run.steps) {
     std::int64_t tokens = 0, context = 0;
-    std::string lengths;  // as a step log has them (docs/step_log.md)
     for (const PrefillChunk& c : s.chunks) {
       tokens += c.new_tokens;
       context += c.context;
-      lengths += (lengths.empty() ? "" : " ") + std::to_string(c.new_tokens) + "@" + std::to_string(c.context);
     }
     out += std::to_string(s.instance.value()) + "," + std::to_string(s.step) + "," +
            format_nanoseconds_as_seconds(s.submitted.ns()) + "," + std::to_string(tokens) + "," +
            std::to_string(s.chunks.size()) + "," + std::to_string(context) + "," +
            std::to_string(s.shape.decode_sequences) + "," + std::to_string(s.shape.decode_context_tokens) +
-           "," + std::to_string(s.padded_rows) + "," + us(predicted_ns(*pricers[s.pool], s)) + "," +
+           "," + std::to_string(s.padded_rows) + "," + us(priced_device_ns(*pricers[s.pool], s)) + "," +
            us(static_cast<double>(s.device_ns)) + "," + us(static_cast<double>(s.launch_ns)) + "," +
-           us(static_cast<double>(s.host_ns)) + "," + (s.first_use ? "1" : "0") + "," + lengths + "\n";
+           us(static_cast<double>(s.host_ns)) + "," + (s.first_use ? "1" : "0") + "," + chunk_lengths(s) +
+           "\n";
   }
   return out;
 }
@@ -366,7 +378,7 @@ Result<Json> kernel_steps_json(const Scenario& scenario, const KernelRun& run) {
     std::vector<double> errors;
     for (const KernelStep& s : run.steps) {
       if (kind != std::string(kind_of(s)) || s.device_ns <= 0) continue;
-      const double p = predicted_ns(*pricers[s.pool], s), m = static_cast<double>(s.device_ns);
+      const double p = priced_device_ns(*pricers[s.pool], s), m = static_cast<double>(s.device_ns);
       predicted += p;
       measured += m;
       errors.push_back((p / m - 1) * 100);

@@ -51,12 +51,15 @@ struct KernelRunOptions {
   std::function<Result<std::unique_ptr<KvMover>>()> make_mover = {};
   TapeRecorder* tape = nullptr;
   std::function<bool(std::uint64_t)> keep_going = {};
+  // So many steps of a rehearsal, of all kinds and sizes, are timed launch by launch (docs/live.md).
+  std::int64_t profile_steps = 0;
 };
 
 struct KernelRun {
   RunResult result;
   EndpointRun seen;  // its requests, as a client of a server would have seen them
   std::vector<KernelStep> steps;
+  std::vector<ProfiledStep> profiled;  // of the rehearsal
   std::int64_t missed_blocks = 0;                           // see KvBlockMap::missed
   std::int64_t moves = 0, moved_blocks = 0, moving_ns = 0;  // KV between pools
   std::string device;
@@ -67,6 +70,8 @@ struct KernelRun {
 Status check_kernel_scenario(const Scenario& scenario, bool waits);
 Result<KernelRun> run_on_kernels(const Scenario& scenario, const KernelRunOptions& options);
 
+// What the device should take for it, launches that it waits for among it.
+double priced_device_ns(const StepPricer& pricer, const KernelStep& step);
 // Step by step: its shape, what the cost model says the device takes, what it took, the host's part.
 Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& run);
 // The same by kind of step: {decode, mixed, prefill: {steps, predicted_ms, measured_ms, error_percent,

@@ -35,7 +35,7 @@ struct LiveOptions {
       key_variable = "ORRERY_API_KEY", intervals = "auto", ca_file, tokenizer, measured, steps, experiment;
   bool serve = false, update_calibration = false, emulate_host = false, own_all_reduce = false;
   int port = 0, retries = 3;
-  std::int64_t seed = -1;
+  std::int64_t seed = -1, profile_steps = 0;
   double timeout_s = 600, stall_s = 60, scrape_s = 1;
 };
 
@@ -185,10 +185,11 @@ Result<int> run_cell(const LiveOptions& options, const Scenario& scenario, const
 Status check(const LiveOptions& o) {
   const auto wrong = [](const char* what) { return make_error(ErrorKind::usage, what); };
   if (o.serve && !o.endpoint.empty()) return wrong("--serve is a server and --endpoint its client: take one");
-  if (o.update_calibration && (o.steps.empty() || o.out.empty()))
+  const bool launches = o.profile_steps > 0;
+  if (o.update_calibration && ((o.steps.empty() && !launches) || o.out.empty()))
     return wrong(
-        "--update-calibration fits a profile to a server's step log: it needs --measured DIR --steps RUN, "
-        "and --out DIR");
+        "--update-calibration fits a profile to a server's step log (--measured DIR --steps RUN), or tables "
+        "to the launches of our kernels (--profile-steps N); and it needs --out DIR");
   if (o.serve && o.executor == "kernel")
     return wrong(
         "--serve answers with the prediction's times; --executor kernel runs the scenario's workload");
@@ -214,6 +215,7 @@ Status check(const LiveOptions& o) {
   if (o.emulate_host && (!kernels || o.clock == "virtual"))
     return wrong(
         "--emulate-host is of --executor kernel in real time: elsewhere host times are the profile's");
+  if (launches && !kernels) return wrong("--profile-steps times the launches of --executor kernel");
   if (o.own_all_reduce && !kernels) return wrong("--own-all-reduce is of --executor kernel");
   return ok_status();
 }
@@ -234,6 +236,8 @@ Result<int> live(const LiveOptions& options, const CommandContext& context) {
   return live_on_kernels({.waits = options.clock != "virtual",
                           .emulate_host = options.emulate_host,
                           .own_all_reduce = options.own_all_reduce,
+                          .profile_steps = options.profile_steps,
+                          .update_calibration = options.update_calibration,
                           .out = options.out,
                           .tape = options.tape,
                           .intervals = options.intervals},
@@ -302,6 +306,9 @@ void register_live_command(CLI::App& app, CommandContext& context) {
   c->add_flag(
       "--own-all-reduce", o->own_all_reduce,
       "of kernels with parallel.tp: sums over GPUs by our kernel instead of NCCL, whose the prices are");
+  c->add_option("--profile-steps", o->profile_steps,
+                "of kernels: times so many steps of the rehearsal launch by launch, beside their prices")
+      ->check(CLI::Range(0, 100000));
   add_endpoint_options(*c, *o, endpoint);
   c->add_option("--intervals", o->intervals,
                 "of --endpoint, --measured, kernels: off, auto (16 paired runs) or a number of runs");
@@ -315,7 +322,8 @@ void register_live_command(CLI::App& app, CommandContext& context) {
                 "of --steps: which of its loads, where its requests do not say it")
       ->needs(steps);
   c->add_flag("--update-calibration", o->update_calibration,
-              "of --steps: an engine profile from the log in --out, if it makes held-out steps better");
+              "of --steps: an engine profile from the log in --out, if it makes held-out steps better; of "
+              "--profile-steps: tables, likewise");
   c->callback([&context, o] {
     context.action = [&context, o] {
       const Result<int> code = live(*o, context);

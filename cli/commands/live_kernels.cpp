@@ -1,6 +1,7 @@
 #include "cli/commands/live_kernels.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,7 +21,9 @@
 #include "live/endpoint_comparison.h"
 #include "live/forward/forward_mover.h"
 #include "live/forward/forward_runner.h"
+#include "live/kernel_profile.h"
 #include "live/kernel_run.h"
+#include "live/kernel_update.h"
 
 namespace orrery {
 
@@ -128,8 +131,37 @@ class Devices {
   std::vector<ForwardMover::Side> sides_;
 };
 
+// What --profile-steps adds to a run's outputs.
+struct LaunchEvidence {
+  Json profile;  // null: not asked for
+  std::string csv;
+};
+
+Result<LaunchEvidence> launch_evidence(const Scenario& scenario, const KernelRun& run) {
+  LaunchEvidence out;
+  if (run.profiled.empty()) return out;
+  // Pools of prefill and decode have one model and one part; the first one's prices stand for both.
+  ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance));
+  out.profile = kernel_profile_json(run.profiled, pricer);
+  out.csv = kernel_profile_csv(run.profiled, pricer);
+  return out;
+}
+
+// Into the folder that the run has written; a refusal leaves the rest there.
+Result<TableUpdate> update(const LiveKernelOptions& options, const Scenario& scenario, const KernelRun& run) {
+  ORRERY_TRY(made, update_tables(scenario, run,
+                                 "orrery live --profile-steps " + std::to_string(options.profile_steps) +
+                                     ": " + scenario.pool.instance.model.name + " on " + run.device +
+                                     ", launches of steps under load over the same launches alone",
+                                 options.out));
+  ORRERY_TRY_STATUS(
+      write_file_atomically(options.out + "/calibration.json", canonical_json(table_update_json(made))));
+  return made;
+}
+
 Status write_outputs(const std::string& folder, const Json& json, const EndpointComparison& comparison,
-                     const Scenario& scenario, const KernelRun& run, const CommandContext& context) {
+                     const Scenario& scenario, const KernelRun& run, const LaunchEvidence& evidence,
+                     const CommandContext& context) {
   ORRERY_TRY(out, AtomicDirectory::create(folder));
   ORRERY_TRY(steps, kernel_steps_csv(scenario, run));
   ORRERY_TRY(page, Result<std::string>(endpoint_page(
@@ -138,6 +170,8 @@ Status write_outputs(const std::string& folder, const Json& json, const Endpoint
   ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.html"), page));
   ORRERY_TRY_STATUS(write_file_atomically(out.file("measured.csv"), measured_csv(run.seen)));
   ORRERY_TRY_STATUS(write_file_atomically(out.file("steps.csv"), steps));
+  if (!evidence.profile.is_null())
+    ORRERY_TRY_STATUS(write_file_atomically(out.file("profile.csv"), evidence.csv));
   return out.commit();
 }
 
@@ -159,6 +193,10 @@ std::string steps_text(const Json& steps) {
 Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& scenario,
                             const CommandContext& context) {
   ORRERY_TRY_STATUS(check_kernel_scenario(scenario, options.waits));
+  if (options.profile_steps > 0 && scenario.pool.instance.plan.tp > 1)
+    return make_error(ErrorKind::usage,
+                      "--profile-steps times launches one by one on one GPU; parallel.tp is " +
+                          std::to_string(scenario.pool.instance.plan.tp));
   ORRERY_TRY(runs, interval_runs(options.intervals));
   Devices devices(options.own_all_reduce);
   std::optional<TapeRecorder> tape;
@@ -171,6 +209,7 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
   run_options.waits = options.waits;
   run_options.rehearse = options.waits;
   run_options.emulate_host = options.emulate_host;
+  run_options.profile_steps = options.profile_steps;
   run_options.tape = tape ? &*tape : nullptr;
   run_options.keep_going = [](std::uint64_t) { return !interrupted(); };
   run_options.make_device = [&](const KernelDemand& d) { return devices.take(d); };
@@ -189,15 +228,25 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
   Json json = endpoint_json(comparison, run.seen);
   json["kernel_steps"] = steps;
   json["digest"] = digest_text(run.result.digest);
+  ORRERY_TRY(evidence, launch_evidence(scenario, run));
+  if (!evidence.profile.is_null()) json["profile"] = evidence.profile;
+  comparison.launches = evidence.profile;
   if (!options.out.empty())
-    ORRERY_TRY_STATUS(write_outputs(options.out, json, comparison, scenario, run, context));
+    ORRERY_TRY_STATUS(write_outputs(options.out, json, comparison, scenario, run, evidence, context));
   if (context.json) {
     std::fputs(canonical_json(json).c_str(), stdout);
   } else if (!context.quiet) {
     std::fputs(endpoint_text(comparison, run.seen).c_str(), stdout);
     std::fputs(steps_text(steps).c_str(), stdout);
+    if (!evidence.profile.is_null()) std::fputs(kernel_profile_text(evidence.profile).c_str(), stdout);
     std::printf("device      %s\ndigest      %s\n", run.device.c_str(),
                 digest_text(run.result.digest).c_str());
+  }
+  if (options.update_calibration) {
+    ORRERY_TRY(made, update(options, scenario, run));
+    if (!context.quiet && !context.json)
+      std::printf("%s%s/%s: use it as deployment.kernels\n", table_update_text(made).c_str(),
+                  options.out.c_str(), made.name.c_str());
   }
   return static_cast<int>(ExitCode::done);
 }

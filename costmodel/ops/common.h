@@ -1,6 +1,7 @@
 // Shared by the operators: the pieces of a cost that most of them have.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -127,6 +128,8 @@ class StreamOperator : public Operator {
     if (fitted_) {
       price_from_table(cost, *roofline_.kernels(), "elementwise", "", *fitted_, rows,
                        rows * width_ / roofline_.rates().bandwidth);
+      // Of a width that was timed with many rows only, few would take next to nothing.
+      if (cost.hit == Hit::extrapolated) cost.table_ns = std::max(cost.table_ns, cost.latency_ns);
       if (spec_.relative) not_its_own(cost);
     }
     return cost;

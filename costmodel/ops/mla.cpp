@@ -371,8 +371,10 @@ class MlaAbsorbedOperator : public Operator {
     const double width = stored_elements(spec_) + static_cast<double>(spec_.n);
     OpCost cost;
     cost.flops = 2.0 * width * heads * p.pairs;
-    // Rows of all heads fill tiles together: only the diagonal is padded.
-    cost.compute_ns = 2.0 * width * heads * p.pairs * per_operation_ns_;
+    // Rows of all heads fill tiles together: only the diagonal is padded. Our own kernel serves a row's heads
+    // alone (live/forward/step_latent.cpp).
+    const double multiplied = spec_.variant == "row_by_row" ? std::max<double>(query_rows, heads) : heads;
+    cost.compute_ns = 2.0 * width * multiplied * p.pairs * per_operation_ns_;
     cost.bytes = (p.fresh + p.cached) * stored_elements(spec_) * spec_.kv_bytes;
     const double queries = p.fresh * heads * width * activation;
     cost.memory_ns =

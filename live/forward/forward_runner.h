@@ -17,6 +17,7 @@ class ForwardRunner final : public StepRunner {
                                                     const RankedForward::Options& ranks = {});
   const StepForward& forward() const { return forward_->of_rank(0); }
   bool run(const StepBatch& batch, StepResult& result, std::string& why) override;
+  bool profile(const StepBatch& batch, StepProfile& profile, std::string& why) override;
   void begin_layers() override { forward_->of_rank(0).begin_layers(); }
   std::int64_t layers_done() override { return forward_->of_rank(0).layers_done(); }
 

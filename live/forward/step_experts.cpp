@@ -90,10 +90,11 @@ void StepForward::route(std::size_t index, const DeviceStep& step, kernels::Stre
   multiply("router", weights_.layers[index].router, scratch_.normed, experts_.router, step.rows,
            step.row_range, stream);
   count("router_fp32", OpClass::routing, 0, 0, step.rows * experts * (bf16_bytes + 4));
+  if (launching_)
+    kernels::launch_logits_copy(
+        {experts_.router, experts_.router_fp32, std::int64_t{step.rows} * shape_.experts}, stream);
   count("topk", OpClass::routing, 0, 0, step.rows * (4 * experts + 8 * chosen));
   if (!launching_) return;
-  kernels::launch_logits_copy(
-      {experts_.router, experts_.router_fp32, std::int64_t{step.rows} * shape_.experts}, stream);
   if (drawn_.on()) return draw_experts(index, step, stream);
   kernels::RouterTopkLaunch launch;
   launch.logits = experts_.router_fp32;
@@ -139,25 +140,27 @@ void StepForward::sort_by_expert(std::size_t index, const DeviceStep& step, kern
   const auto k = static_cast<std::int32_t>(shape_.experts_per_token), rows = step.rows * k;
   const double width = static_cast<double>(shape_.hidden);
   count("moe_align", OpClass::routing, 0, 0, rows * 12.0);
+  if (launching_) {
+    kernels::MoeAlignLaunch align;
+    align.chosen = experts_.chosen[index];
+    align.sorted = experts_.sorted;
+    align.positions = experts_.positions;
+    align.block_experts = experts_.block_experts;
+    align.offsets = experts_.offsets;
+    align.counts = experts_.counts;
+    align.workspace = experts_.workspace;
+    align.rows = rows;
+    align.experts = static_cast<std::int32_t>(shape_.own_experts());
+    align.first_expert = static_cast<std::int32_t>(shape_.first_expert());
+    align.block = 1;  // our product pads in its own tiles
+    kernels::launch_moe_align(align, stream);
+  }
   if (shape_.fp8)
     count("moe_quantize", OpClass::elementwise, 0, 0,
           step.rows * width * bf16_bytes + expert_rows(step) * width);
   else
     count("moe_permute", OpClass::routing, 0, 0, expert_rows(step) * width * 2 * bf16_bytes);
   if (!launching_) return;
-  kernels::MoeAlignLaunch align;
-  align.chosen = experts_.chosen[index];
-  align.sorted = experts_.sorted;
-  align.positions = experts_.positions;
-  align.block_experts = experts_.block_experts;
-  align.offsets = experts_.offsets;
-  align.counts = experts_.counts;
-  align.workspace = experts_.workspace;
-  align.rows = rows;
-  align.experts = static_cast<std::int32_t>(shape_.own_experts());
-  align.first_expert = static_cast<std::int32_t>(shape_.first_expert());
-  align.block = 1;  // our product pads in its own tiles
-  kernels::launch_moe_align(align, stream);
   if (shape_.fp8) {
     kernels::PermuteQuantizeLaunch permute;
     permute.x = scratch_.normed;

@@ -220,6 +220,7 @@ std::vector<void*> StepForward::kv_pools() const {
 
 void StepForward::count(const char* use, OpClass op_class, double flops, double memory_bytes,
                         double activation_bytes, double link_bytes) {
+  if (timing_) time_from_here(use, op_class);
   if (counting_) counts_.push_back({use, op_class, flops, memory_bytes, activation_bytes, link_bytes});
 }
 

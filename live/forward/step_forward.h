@@ -56,6 +56,8 @@ class StepForward {
   // Puts the step behind what was launched before; returns before it has run. The step before must have been
   // waited for. Errors: a batch that does not fit the options or contradicts itself.
   Result<Unit> launch(const StepBatch& batch);
+  // The step that was waited for last, again, each launch by itself (step_profile.cpp). Of one rank.
+  Result<StepProfile> profile(const StepBatch& batch);
   Result<Unit> first_sum();                         // of nothing, over the ranks; waits
   Result<std::span<const std::int32_t>> sampled();  // waits; a token for each of sampled_rows
   double step_ns() { return stream_->step_ns(); }   // of the step that was waited for, by the device's clock
@@ -191,6 +193,9 @@ class StepForward {
   void count(const char* use, OpClass op_class, double flops, double memory_bytes, double activation_bytes,
              double link_bytes = 0);
 
+  void launch_timed(const DeviceStep& step, kernels::Stream stream);
+  void time_from_here(const char* use, OpClass op_class);
+
   ForwardShape shape_;
   ForwardOptions options_;
   kernels::DeviceMemory& memory_;
@@ -211,6 +216,9 @@ class StepForward {
   std::map<GraphKey, std::unique_ptr<kernels::StepStream::Graph>> graphs_;
   std::int64_t captured_ = 0;
   std::vector<LaunchCount> counts_;
+  std::vector<LaunchTime> timed_;  // of a profile: what each clock stands before
+  std::size_t clocks_ = 0;
+  bool timing_ = false;
   std::atomic<std::int64_t> launched_layers_ = 0;  // with a mark behind them
   std::atomic<std::uint64_t> layered_steps_ = 0;
   std::uint64_t asked_step_ = 0;  // by layers_done(), with what it found, and when

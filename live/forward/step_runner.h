@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "costmodel/step_pricer.h"
+#include "live/forward/launch_count.h"
 #include "live/forward/step_batch.h"
 
 namespace orrery {
@@ -29,6 +30,12 @@ class StepRunner {
   virtual ~StepRunner() = default;
   // Launches the step and waits for its end. False with a reason when the device fails: then it is over.
   virtual bool run(const StepBatch& batch, StepResult& result, std::string& why) = 0;
+  // The step that has just run, once more and launch by launch: keys and values are written again as they
+  // were. False as above, or where there is nothing that could be timed so.
+  virtual bool profile(const StepBatch&, StepProfile&, std::string& why) {
+    why = "this device times no single launches";
+    return false;
+  }
   // Of the step under way: how many layers' keys and values are in the pool, asked by another thread. None
   // from begin_layers() on, which whoever runs steps calls before each.
   virtual void begin_layers() {}
