@@ -205,7 +205,8 @@ std::string chunk_lengths(const KernelStep& step) {
 
 std::string kernel_profile_csv(const std::vector<ProfiledStep>& steps, const StepPricer& pricer) {
   std::string out =
-      "step,kind,tokens,decodes,decode_context,padded_rows,own_us,launch_us,graph_us,timed_us,chunk_lengths,use,"
+      "step,kind,tokens,decodes,decode_context,padded_rows,own_us,launch_us,graph_us,timed_us,chunk_lengths,"
+      "use,"
       "class,"
       "launches,measured_us,priced_us,corrected_as,at\n";
   const auto us = [](double ns) { return format_fixed(ns * 1e-3, 3); };
