@@ -65,10 +65,8 @@ std::vector<double> taken(const std::vector<Sample>& samples, const InstanceSpec
   }
   const HostLevel level = host_level(interval.kind, ratios, LevelOf::median, host_doubt(spec));
   t.levels.push_back(level);
-  if (!level.told) {
-    t.kept[interval.group] = level_text(level);
-    return {};
-  }
+  if (!level.told) t.kept[interval.group] = level_text(level);
+  if (t.kept.count(interval.group) > 0) return {};
   auto b = fit_interval(
       samples, interval.choose, interval.row,
       [&](const Sample& s) { return s.*interval.logged - (interval.predict == launch_of ? s.excess : 0); },
@@ -78,22 +76,24 @@ std::vector<double> taken(const std::vector<Sample>& samples, const InstanceSpec
 }
 
 void fit_core(const std::vector<Sample>& samples, const InstanceSpec& spec, StepTerms& t) {
-  const Interval schedule{"schedule", "schedule", any,
+  const Interval schedule{"schedule",
+                          "schedule",
+                          any,
                           [](const Sample& s) {
                             return std::vector<double>{1, s.running, s.admitted};
                           },
-                          &Sample::schedule, schedule_of};
-  if (const auto b =
-          taken(samples, spec, schedule,
-                {t.schedule_base, t.schedule_per_sequence, t.schedule_per_new_request}, t);
+                          &Sample::schedule,
+                          schedule_of};
+  if (const auto b = taken(samples, spec, schedule,
+                           {t.schedule_base, t.schedule_per_sequence, t.schedule_per_new_request}, t);
       !b.empty()) {
     t.schedule_base = b[0];
     t.schedule_per_sequence = b[1];
     t.schedule_per_new_request = b[2];
   }
-  const Interval handover{"handover", "end of schedule to launch", replayed,
-                          [](const Sample&) { return std::vector<double>{1}; }, &Sample::handover,
-                          handover_of};
+  const Interval handover{"handover",        "end of schedule to launch",
+                          replayed,          [](const Sample&) { return std::vector<double>{1}; },
+                          &Sample::handover, handover_of};
   if (const auto b = taken(samples, spec, handover, {t.handover}, t); !b.empty()) t.handover = b[0];
   const auto sequences = [](const Sample& s) { return std::vector<double>{1, s.sequences}; };
   const Interval update{"update", "update", any, sequences, &Sample::update, update_of};
@@ -198,14 +198,13 @@ StepTerms terms_of_profile(const InstanceSpec& spec) {
   return t;
 }
 
-StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& spec, bool operators) {
+StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& spec,
+                    const std::set<std::string>& refused) {
   StepTerms t = terms_of_profile(spec);
+  for (const std::string& group : refused) t.kept[group] = "does not help what was left out, beyond chance";
   fit_core(samples, spec, t);
   fit_launches(samples, spec, t);
-  if (operators)
-    fit_operators(samples, t);
-  else
-    t.kept["operators"] = "factors do not help what was left out, beyond chance";
+  if (refused.count("operators") == 0) fit_operators(samples, t);
   return t;
 }
 
