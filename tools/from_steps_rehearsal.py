@@ -93,7 +93,7 @@ class Case:
 
     def fit(self, left, log=None):
         """`calibrate --from-steps` without the experiments that are left: its folder and fit.json."""
-        out = self.place / f"fit{len(left)}{'_early' if log else ''}"
+        out = self.place / f"fit_{'early' if log else left[0]}"
         subprocess.run([self.orrery, "calibrate", "--from-steps", str(log or self.folder), "--scenario", str(self.place / "fit.yaml"), "--leave-out",
                         ",".join(left), "--out", str(out), "--quiet"], check=True)
         with open(out / "fit.json", encoding="utf-8") as f:
@@ -176,23 +176,25 @@ def worse_text(case, compared):
 
 def rehearse(case, results):
     names = [e["name"] for e in case.experiments if not e["name"].startswith("prof")]
-    seen, left = names[0::2], names[1::2]
-    engine, fit = case.fit(left)
-    results["levels"].append(levels_row(case, seen, fit))
-    compared = compare(case, left, engine)
-    results["rows"] += experiment_rows(case, compared)
-    results["runs"] += [r for r in [run_row(case, compared)] if r]
-    results["worse"] += worse_text(case, compared)
+    # Both ways where the one load of a kind is in one half.
+    for seen, left in [(names[0::2], names[1::2])] + ([(names[1::2], names[0::2])] if case.cases.endswith("features") else []):
+        engine, fit = case.fit(left)
+        results["levels"].append(levels_row(case, seen, fit))
+        add(case, results, compare(case, left, engine), "", True)
     log, early = case.first_steps()
-    left_early = [n for n in names if n not in early]
-    engine, fit = case.fit(left_early, log)
+    left = [n for n in names if n not in early]
+    engine, fit = case.fit(left, log)
     results["early_levels"].append(levels_row(case, [n for n in names if n in early], fit))
-    late = compare(case, left_early, engine)
-    results["early_rows"] += experiment_rows(case, late)
-    results["early_worse"] += worse_text(case, late)
-    for pool, rows in (("pooled", compared), ("early_pooled", late)):
-        for _, title, a, b, _ in rows:
-            results[pool].setdefault((HOSTS[case.cases], title), []).append((a, b))
+    add(case, results, compare(case, left, engine), "early_", False)
+
+
+def add(case, results, compared, half, by_run):
+    results[half + "rows"] += experiment_rows(case, compared)
+    results[half + "worse"] += worse_text(case, compared)
+    if by_run:
+        results["runs"] += [r for r in [run_row(case, compared)] if r]
+    for _, title, a, b, _ in compared:
+        results[half + "pooled"].setdefault((HOSTS[case.cases], title), []).append((a, b))
 
 
 LEVELS = ["run", "experiments seen", "schedule", "handover", "update", "graph launch", "alone, by kernel", "alone, in pieces", "beside decodes, by kernel",
@@ -208,7 +210,7 @@ def report(results):
     return f"""# Fitting an engine to its step log: rehearsed
 
 Made by `tools/from_steps_rehearsal.py` on {datetime.date.today().isoformat()}, commit {commit}. Every second experiment of a run is fitted (`orrery calibrate --from-steps
-… --leave-out …`, docs/from_steps.md), the others are predicted: error with the profile → with the fitted engine, each the mean of {len(SEEDS)} seeds. The profile's own host costs come from the
+… --leave-out …`, docs/from_steps.md), the others are predicted (of MTP runs, which have one Poisson load each, also the other way round): error with the profile → with the fitted engine, each the mean of {len(SEEDS)} seeds. The profile's own host costs come from the
 first three runs, so there is little to gain on them; all others are other hosts. *Worse*: by more than one point and twice what the seeds leave of doubt.
 
 Median absolute error of the experiments that were not fitted:

@@ -62,7 +62,9 @@ LaunchLevels launch_levels(const std::vector<StepSample>& samples, const Instanc
   const double spread = middle_mean_of_spread(spec.engine.host);
   Launches lone, lone_pieces, beside, beside_pieces;
   for (const StepSample& s : samples) {
-    if (!s.prompts || s.mode == Mode::full || s.excess <= 0 || !s.unblocked()) continue;
+    // Beside a device that is busy much longer, what launching takes is of no matter, and is longer.
+    const bool matters = s.busy < 8 * (s.graph + s.excess);
+    if (!s.prompts || s.mode == Mode::full || s.excess <= 0 || !s.unblocked() || !matters) continue;
     const bool pieces = s.mode == Mode::piecewise;
     Launches& l = s.decodes ? (pieces ? beside_pieces : beside) : (pieces ? lone_pieces : lone);
     const double launch = (s.launch - per_sequence * s.sequences) / (s.decodes ? spread : 1);
