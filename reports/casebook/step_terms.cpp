@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 
+#include "base/json.h"
 #include "reports/casebook/launch_levels.h"
 #include "reports/casebook/robust_fit.h"
 
@@ -171,6 +172,15 @@ void fit_operators(const std::vector<Sample>& samples, StepTerms& t) {
   }
 }
 
+void refuse_operators(StepTerms& t) {
+  for (std::size_t i = 0; i < op_class_count; ++i) {
+    if (t.operators[i] != 1)
+      t.kept[to_string(static_cast<OpClass>(i))] =
+          "fitted " + format_fixed(t.operators[i], 3) + " does not help what was left out, beyond chance";
+    t.operators[i] = 1;
+  }
+}
+
 }  // namespace
 
 bool one_process(const InstanceSpec& spec) {
@@ -204,7 +214,8 @@ StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& 
   for (const std::string& group : refused) t.kept[group] = "does not help what was left out, beyond chance";
   fit_core(samples, spec, t);
   fit_launches(samples, spec, t);
-  if (refused.count("operators") == 0) fit_operators(samples, t);
+  fit_operators(samples, t);
+  if (refused.count("operators") > 0) refuse_operators(t);
   return t;
 }
 
