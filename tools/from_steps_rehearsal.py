@@ -235,7 +235,7 @@ Each experiment that was not fitted:
 ## With the first {FIRST} steps
 
 Fitted to no more than the first {FIRST} steps of each log, whatever they were; the experiments that begin after them are predicted. These logs begin with prompts alone on an idle engine and small batches. Prompts
-alone say what prompts alone take (their launches find a host that slept: up to twice the profile's, on the profile's own host 1.3 to 1.4 times), not what launches of a busy engine do; so these are kept, and `calibrate` warns.
+alone say what prompts alone take (their launches find a host that slept: up to twice the profile's, on the profile's own host up to 1.35 times), not what launches of a busy engine do; so these are kept, and `calibrate` warns.
 {FIRST} steps *of the load itself* are what a fit needs; experiments fitted by halves, above, have them.
 
 {table(["runs on", "metric", "n", "profile", "fitted"], pooled_rows(results["early_pooled"]))}
