@@ -11,6 +11,9 @@ bounded queue that a thread writes twice a second, so a crash loses half a secon
 the log: request ids are hashed with a salt, prompt blocks are known by vLLM's own prefix-cache hashes, cut to
 eight bytes, and both are numbers in the collected run.
 
+For a fit log a dozen prompts alone (some of 100 to 500 tokens, some of 1,000 to 2,000), then three or four loads of a
+minute or two below saturation, a minute apart, and two batches: ten minutes (docs/from_steps.md has the commands).
+
 Variables: ORRERY_STEP_LOG (folder) · ORRERY_STEP_LOG_ANY_VERSION=1 (hook a vLLM this was not written for) ·
 ORRERY_STEP_LOG_PREFIXES=0 (no prompt blocks) · ORRERY_STEP_LOG_MAX_MB (of each process, default 2048).
 Docs: docs/step_log.md. Standard library only.

@@ -103,6 +103,7 @@ Json calibration_update_json(const CalibrationUpdate& u) {
       out.push_back({{"key", t.key},
                      {"profile", t.before},
                      {"value", t.value},
+                     {"unit", t.unit},
                      {"deviation", t.deviation},
                      {"fitted", t.fitted},
                      {"note", t.note}});

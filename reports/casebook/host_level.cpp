@@ -13,7 +13,7 @@ namespace {
 
 // Of launches beside decodes, which vary, twice as many as of others.
 constexpr std::size_t least_of_median = 6, least_of_mean = 12, least_of_experiment = 3;
-constexpr double alike = 10;  // so many steps, one after another, count as one
+constexpr double alike = 10, alike_apart = 3;  // so many steps count as one
 // Loads of one host differ by so much (log): reports/results/host_pace.md.
 constexpr double between_loads = 0.1;
 // A level is taken where that is expected to come nearer than the profile: its own squared deviation against
@@ -26,12 +26,12 @@ struct Load {
 };
 
 Load load_of(const std::vector<double>& values, LevelOf what) {
-  const double level = what == LevelOf::median ? median_of(values) : middle_mean(values);
+  const double level = what == LevelOf::middle_mean ? middle_mean(values) : median_of(values);
   std::vector<double> off;  // a robust deviation: stalls are not what one load's level is unsure by
   for (const double v : values) off.push_back(std::abs(v - level));
   const double n = static_cast<double>(values.size());
   const double deviation = level > 0 ? 1.4826 * median_of(off) / level : 0;
-  return {level, deviation / std::sqrt(std::max(1.0, n / alike)), n};
+  return {level, deviation / std::sqrt(std::max(1.0, n / (what == LevelOf::apart ? alike_apart : alike))), n};
 }
 
 }  // namespace
@@ -69,7 +69,7 @@ HostLevel host_level(const char* kind, const LevelRatios& ratios, LevelOf what, 
     if (load.level > 0) loads.push_back({det_log(load.level), load.within, load.steps});
   }
   out.experiments = loads.size();
-  out.few = out.steps < (what == LevelOf::median ? least_of_median : least_of_mean) || loads.empty();
+  out.few = out.steps < (what == LevelOf::middle_mean ? least_of_mean : least_of_median) || loads.empty();
   if (out.few) return out;
   double steps = 0, mean = 0, spread = 0, error = 0;
   for (const Load& l : loads) steps += l.steps;

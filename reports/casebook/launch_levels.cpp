@@ -32,7 +32,8 @@ void settle_eager(LaunchLevels& out, double graph, double excess) {
   if (out.jitter == 1 && !out.beside.told)
     out.kept["launch_jitter_median"] = level_text(out.beside);
   else if (!out.beside.told)
-    out.notes["launch_jitter_median"] = "so that launches beside decodes stay as they were: " + level_text(out.beside);
+    out.notes["launch_jitter_median"] =
+        "so that launches beside decodes stay as they were: " + level_text(out.beside);
   else
     out.notes["launch_jitter_median"] = "of steps beside decodes";
 }
@@ -61,7 +62,9 @@ LaunchLevels launch_levels(const std::vector<StepSample>& samples, const Instanc
   const double spread = middle_mean_of_spread(spec.engine.host);
   Launches lone, lone_pieces, beside, beside_pieces;
   for (const StepSample& s : samples) {
-    if (!s.prompts || s.mode == Mode::full || s.excess <= 0 || !s.unblocked()) continue;
+    // Beside a device that is busy much longer, what launching takes is of no matter, and is longer.
+    const bool matters = s.busy < 8 * (s.graph + s.excess);
+    if (!s.prompts || s.mode == Mode::full || s.excess <= 0 || !s.unblocked() || !matters) continue;
     const bool pieces = s.mode == Mode::piecewise;
     Launches& l = s.decodes ? (pieces ? beside_pieces : beside) : (pieces ? lone_pieces : lone);
     const double launch = (s.launch - per_sequence * s.sequences) / (s.decodes ? spread : 1);
@@ -70,8 +73,8 @@ LaunchLevels launch_levels(const std::vector<StepSample>& samples, const Instanc
   }
   const double doubt = host_doubt(spec);
   LaunchLevels out;
-  out.lone = host_level("prompts alone, kernel by kernel", lone.ratios, LevelOf::median, doubt);
-  out.lone_pieces = host_level("prompts alone, in pieces", lone_pieces.ratios, LevelOf::median, doubt);
+  out.lone = host_level("prompts alone, kernel by kernel", lone.ratios, LevelOf::apart, doubt);
+  out.lone_pieces = host_level("prompts alone, in pieces", lone_pieces.ratios, LevelOf::apart, doubt);
   out.beside =
       host_level("prompts beside decodes, kernel by kernel", beside.ratios, LevelOf::middle_mean, doubt);
   out.beside_pieces =

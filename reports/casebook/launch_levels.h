@@ -1,5 +1,5 @@
-// What launches of steps with prompts say of an engine's host terms: prompts alone and prompts beside decodes,
-// kernel by kernel and in pieces.
+// What launches of steps with prompts say of an engine's host terms: prompts alone and prompts beside
+// decodes, kernel by kernel and in pieces.
 #pragma once
 
 #include <map>

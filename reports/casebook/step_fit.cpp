@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <set>
 
 #include "reports/casebook/robust_fit.h"
 #include "reports/casebook/step_terms.h"
@@ -19,25 +20,26 @@ double us(const Figure<Seconds>& figure) { return figure.value.value() * 1e6; }
 
 struct Kind {
   const char* name;
+  const char* group;  // of host terms that is judged by it (step_terms.h), or ""
   bool (*choose)(const Sample&);
   double (*predict)(const Sample&, const StepTerms&);
   double Sample::*logged;
 };
 
 const Kind kinds[] = {
-    {"launch, graph", [](const Sample& s) { return s.replayed(); }, launch_of, &Sample::launch},
-    {"launch, piecewise", [](const Sample& s) { return s.mode == Mode::piecewise && s.unblocked(); },
+    {"launch, graph", "graph", [](const Sample& s) { return s.replayed(); }, launch_of, &Sample::launch},
+    {"launch, piecewise", "", [](const Sample& s) { return s.mode == Mode::piecewise && s.unblocked(); },
      launch_of, &Sample::launch},
-    {"launch, eager", [](const Sample& s) { return s.mode == Mode::none && s.unblocked(); }, launch_of,
+    {"launch, eager", "", [](const Sample& s) { return s.mode == Mode::none && s.unblocked(); }, launch_of,
      &Sample::launch},
-    {"device, decode", [](const Sample& s) { return !s.prompts && s.on_time(); }, device_of,
+    {"device, decode", "", [](const Sample& s) { return !s.prompts && s.on_time(); }, device_of,
      &Sample::device},
-    {"device, prompts", [](const Sample& s) { return s.prompts && s.on_time(); }, device_of,
+    {"device, prompts", "", [](const Sample& s) { return s.prompts && s.on_time(); }, device_of,
      &Sample::device},
-    {"schedule", [](const Sample& s) { return s.schedule > 0; }, schedule_of, &Sample::schedule},
-    {"handover", [](const Sample& s) { return s.mode == Mode::full && s.handover > 0; },
+    {"schedule", "schedule", [](const Sample& s) { return s.schedule > 0; }, schedule_of, &Sample::schedule},
+    {"handover", "handover", [](const Sample& s) { return s.mode == Mode::full && s.handover > 0; },
      handover_of, &Sample::handover},
-    {"update", [](const Sample& s) { return s.update > 0; }, update_of, &Sample::update}};
+    {"update", "update", [](const Sample& s) { return s.update > 0; }, update_of, &Sample::update}};
 constexpr std::size_t kind_count = std::size(kinds);
 
 double error_of(const Kind& kind, const Sample& s, const StepTerms& t) {
@@ -86,9 +88,10 @@ double jackknife(const std::vector<double>& left_out) {
   return std::sqrt((n - 1) / n * sum);
 }
 
-// Parts of a log that are left out in turn: its experiments, and of one that holds over a quarter of all steps
-// as many stretches as make quarters. Otherwise a server that never rests would leave nothing to predict, and
-// a long load would be judged by a handful of steps ahead of it. Returns the number of experiments.
+// Parts of a log that are left out in turn: its experiments, and of one that holds over a quarter of all
+// steps as many stretches as make quarters. Otherwise a server that never rests would leave nothing to
+// predict, and a long load would be judged by a handful of steps ahead of it. Returns the number of
+// experiments.
 std::size_t cut_into_parts(std::vector<Sample>& samples) {
   const std::size_t most = std::max(samples.size() / 4 + 1, 4 * least_steps);
   std::size_t experiments = 0, part = 0;
@@ -114,7 +117,8 @@ struct LeftOut {
   std::map<std::string, std::vector<double>> values;          // by term
 };
 
-LeftOut leave_each_out(const std::vector<Sample>& samples, const InstanceSpec& spec, bool operators) {
+LeftOut leave_each_out(const std::vector<Sample>& samples, const InstanceSpec& spec,
+                       const std::set<std::string>& refused) {
   constexpr std::size_t least_of_kind = 4;
   LeftOut out;
   const StepTerms profile = terms_of_profile(spec);
@@ -122,7 +126,7 @@ LeftOut leave_each_out(const std::vector<Sample>& samples, const InstanceSpec& s
     std::vector<Sample> others, own;
     for (const Sample& s : samples) (s.part == part ? own : others).push_back(s);
     if (others.size() < least_steps) continue;
-    const StepTerms c = fit_terms(others, spec, operators);
+    const StepTerms c = fit_terms(others, spec, refused);
     for (const Term& t : host_terms(c, spec)) out.values[t.key].push_back(t.value);
     for (std::size_t i = 0; i < op_class_count; ++i)
       out.values[to_string(static_cast<OpClass>(i))].push_back(c.operators[i]);
@@ -133,7 +137,7 @@ LeftOut leave_each_out(const std::vector<Sample>& samples, const InstanceSpec& s
         was.push_back(error_of(kinds[k], s, profile));
         is.push_back(error_of(kinds[k], s, c));
       }
-      if (was.size() >= least_of_kind) 
+      if (was.size() >= least_of_kind)
         out.gain[k].push_back({median_of(was) - median_of(is), static_cast<double>(was.size())});
       out.before[k].insert(out.before[k].end(), was.begin(), was.end());
       out.after[k].insert(out.after[k].end(), is.begin(), is.end());
@@ -171,22 +175,37 @@ bool operators_help(const LeftOut& left_out) {
   return mean.value > mean.error;
 }
 
+// Groups of terms that do not predict what was left out better than the profile does.
+std::set<std::string> refused_groups(const LeftOut& left_out) {
+  std::set<std::string> refused;
+  if (!operators_help(left_out)) refused.insert("operators");
+  for (std::size_t k = 0; k < kind_count; ++k) {
+    if (*kinds[k].group != 0 && median_of(left_out.after[k]) > median_of(left_out.before[k]))
+      refused.insert(kinds[k].group);
+  }
+  return refused;
+}
+
 std::vector<std::string> warnings_of(const StepFit& fit, const StepTerms& terms) {
   std::vector<std::string> out;
   const HostLevel &lone = terms.lone, &beside = terms.beside;
   if (beside.few)
-    out.push_back("The log has " + std::to_string(beside.steps) +
-                  " steps of prompts beside decodes that were launched kernel by kernel at the host's pace: what "
-                  "a busy engine's launches take is the profile's. Log the load itself, for minutes.");
+    out.push_back(
+        "The log has " + std::to_string(beside.steps) +
+        " steps of prompts beside decodes that were launched kernel by kernel at the host's pace: what "
+        "a busy engine's launches take is the profile's. Log the load itself, for minutes.");
   if (beside.few && lone.told)
-    out.push_back("Prompts alone say what prompts alone take; they find a host that slept, and say nothing of a "
-                  "busy one.");
+    out.push_back(
+        "Prompts alone say what prompts alone take; they find a host that slept, and say nothing of a "
+        "busy one.");
   if (!beside.few && beside.experiments < 2 && fit.parts == 0)
-    out.push_back("Prompts beside decodes come from one load: a host that changes its pace between loads is not "
-                  "seen. Log several, a minute apart.");
+    out.push_back(
+        "Prompts beside decodes come from one load: a host that changes its pace between loads is not "
+        "seen. Log several, a minute apart.");
   if (fit.parts > 0)
-    out.push_back("One load, cut into parts: what differs from load to load is not seen. Let the server rest "
-                  "for a second now and then, and log more than one.");
+    out.push_back(
+        "One load, cut into parts: what differs from load to load is not seen. Let the server rest "
+        "for a second now and then, and log more than one.");
   return out;
 }
 
@@ -213,10 +232,9 @@ Result<StepFit> fit_steps(const MeasuredRun& run, const InstanceSpec& spec,
   fit.steps = samples.size();
   fit.experiments = cut_into_parts(samples);
   if (fit.experiments == 1 && samples.back().part > 0) fit.parts = samples.back().part + 1;
-  LeftOut left_out = leave_each_out(samples, spec, true);
-  const bool operators = operators_help(left_out);
-  if (!operators) left_out = leave_each_out(samples, spec, false);
-  const StepTerms all = fit_terms(samples, spec, operators);
+  const std::set<std::string> refused = refused_groups(leave_each_out(samples, spec, {}));
+  const LeftOut left_out = leave_each_out(samples, spec, refused);
+  const StepTerms all = fit_terms(samples, spec, refused);
 
   fit.condition = all.condition;
   fit.levels = all.levels;

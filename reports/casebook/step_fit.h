@@ -44,7 +44,7 @@ struct StepFit {
   std::size_t steps = 0, experiments = 0;
   std::size_t parts = 0;  // that a log of one experiment was cut into, to have something to leave out; or 0
   double condition = 0;   // of the operator classes (robust_fit.h)
-  std::vector<HostLevel> levels;    // what the log says of each kind of host work
+  std::vector<HostLevel> levels;      // what the log says of each kind of host work
   std::vector<std::string> warnings;  // what a user has to know before using it
 };
 

@@ -22,9 +22,9 @@ std::string overlay_yaml(const StepFit& fit, const InstanceSpec& spec, const std
   for (const FittedTerm& t : fit.host) {
     if (!t.fitted) continue;
     any = true;
-    text += "  " + t.key + ": {value: " + number(std::max(0.0, t.value)) +
-            ", unit: " + t.unit + ", kind: measured,\n    source: \"" + source + "; jackknife deviation " +
-            number(t.deviation) + (t.note.empty() ? "" : "; " + t.note) + "\"}\n";
+    text += "  " + t.key + ": {value: " + number(std::max(0.0, t.value)) + ", unit: " + t.unit +
+            ", kind: measured,\n    source: \"" + source + "; jackknife deviation " + number(t.deviation) +
+            (t.note.empty() ? "" : "; " + t.note) + "\"}\n";
   }
   if (!any) text.replace(text.rfind("host:\n"), 6, "host: {}\n");
   any = false;
@@ -65,8 +65,11 @@ std::string step_fit_text(const StepFit& fit) {
   table("operator class", "factor", fit.operators);
   text += "host work, over the profile's             steps loads    factor   ± (log)\n";
   for (const HostLevel& l : fit.levels) {
-    std::snprintf(line, sizeof line, "%-40s %6zu %5zu %9.2f %9.2f  %s\n", l.kind.c_str(), l.steps, l.experiments, l.factor,
-                  l.deviation, l.few ? "too few" : l.told ? "taken" : "within noise: kept");
+    std::snprintf(line, sizeof line, "%-40s %6zu %5zu %9.2f %9.2f  %s\n", l.kind.c_str(), l.steps,
+                  l.experiments, l.factor, l.deviation,
+                  l.few    ? "too few"
+                  : l.told ? "taken"
+                           : "within noise: kept");
     text += line;
   }
   text += "\n";

@@ -68,7 +68,7 @@ bool StepSample::unblocked() const {
   // Sampling that waits for the device (`first_request_effects`): the launch of a long step that is over when
   // the step is.
   const bool waited = busy > 2.5 * priced && launch > 0.8 * device;
-  return clear && fits && !waited && !waits;
+  return clear && fits && !waited;
 }
 
 Result<std::vector<StepSample>> step_samples(const MeasuredRun& run, const InstanceSpec& spec,
@@ -97,8 +97,10 @@ Result<std::vector<StepSample>> step_samples(const MeasuredRun& run, const Insta
       StepSample sample = sample_of(s, e, pricer, launch_graph, spec.speculation.on());
       // Requests one at a time, each by a clock of its own: the first chunk of one finds an idle device.
       const bool first = experiment.serial && (s.chunks.empty() || s.chunks.front().context == 0);
-      sample.waits = drafts_by_v1(spec) && !first && follows && ahead > 0;
       sample.clear = first || (follows && us(ahead) <= 0.5 * (sample.graph + sample.excess));
+      // It waits behind the launch of the model: one that is long is over when the step before is.
+      sample.waits = drafts_by_v1(spec) && !first && follows && ahead > 0 &&
+                     (sample.mode == StepSample::Mode::full || !sample.clear);
       samples.push_back(std::move(sample));
     }
   }

@@ -15,13 +15,14 @@ namespace orrery {
 struct StepSample {
   enum class Mode : std::uint8_t { full, piecewise, none };
   std::size_t experiment = 0;
-  std::size_t part = 0;  // of the log: an experiment, or a stretch of a long one; what fits leave out as a whole
+  std::size_t part = 0;  // of the log: an experiment, or a stretch of a long one; what fits leave out as a
+                         // whole
   double schedule = 0, handover = 0, launch = 0, update = 0, device = 0;  // logged
   double running = 0, admitted = 0, sequences = 0;
   Mode mode = Mode::full;
-  double graph = 0, excess = 0;  // launch by the profile: `launch_graph`, and what is beyond it
-  double busy = 0;               // device, by the profile
-  double launches = 0;           // kernels of a step that is launched one by one
+  double graph = 0, excess = 0;                // launch by the profile: `launch_graph`, and what is beyond it
+  double busy = 0;                             // device, by the profile
+  double launches = 0;                         // kernels of a step that is launched one by one
   std::array<double, op_class_count> parts{};  // of `busy`, by operator class
   bool prompts = false, decodes = false;
   bool waits = false;  // V1 runner beside drafts: launching waits for the step before (gpu_model_runner.py,

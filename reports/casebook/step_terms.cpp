@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 
+#include "base/json.h"
 #include "reports/casebook/launch_levels.h"
 #include "reports/casebook/robust_fit.h"
 
@@ -65,10 +66,8 @@ std::vector<double> taken(const std::vector<Sample>& samples, const InstanceSpec
   }
   const HostLevel level = host_level(interval.kind, ratios, LevelOf::median, host_doubt(spec));
   t.levels.push_back(level);
-  if (!level.told) {
-    t.kept[interval.group] = level_text(level);
-    return {};
-  }
+  if (!level.told) t.kept[interval.group] = level_text(level);
+  if (t.kept.count(interval.group) > 0) return {};
   auto b = fit_interval(
       samples, interval.choose, interval.row,
       [&](const Sample& s) { return s.*interval.logged - (interval.predict == launch_of ? s.excess : 0); },
@@ -78,22 +77,24 @@ std::vector<double> taken(const std::vector<Sample>& samples, const InstanceSpec
 }
 
 void fit_core(const std::vector<Sample>& samples, const InstanceSpec& spec, StepTerms& t) {
-  const Interval schedule{"schedule", "schedule", any,
+  const Interval schedule{"schedule",
+                          "schedule",
+                          any,
                           [](const Sample& s) {
                             return std::vector<double>{1, s.running, s.admitted};
                           },
-                          &Sample::schedule, schedule_of};
-  if (const auto b =
-          taken(samples, spec, schedule,
-                {t.schedule_base, t.schedule_per_sequence, t.schedule_per_new_request}, t);
+                          &Sample::schedule,
+                          schedule_of};
+  if (const auto b = taken(samples, spec, schedule,
+                           {t.schedule_base, t.schedule_per_sequence, t.schedule_per_new_request}, t);
       !b.empty()) {
     t.schedule_base = b[0];
     t.schedule_per_sequence = b[1];
     t.schedule_per_new_request = b[2];
   }
-  const Interval handover{"handover", "end of schedule to launch", replayed,
-                          [](const Sample&) { return std::vector<double>{1}; }, &Sample::handover,
-                          handover_of};
+  const Interval handover{"handover",        "end of schedule to launch",
+                          replayed,          [](const Sample&) { return std::vector<double>{1}; },
+                          &Sample::handover, handover_of};
   if (const auto b = taken(samples, spec, handover, {t.handover}, t); !b.empty()) t.handover = b[0];
   const auto sequences = [](const Sample& s) { return std::vector<double>{1, s.sequences}; };
   const Interval update{"update", "update", any, sequences, &Sample::update, update_of};
@@ -171,6 +172,15 @@ void fit_operators(const std::vector<Sample>& samples, StepTerms& t) {
   }
 }
 
+void refuse_operators(StepTerms& t) {
+  for (std::size_t i = 0; i < op_class_count; ++i) {
+    if (t.operators[i] != 1)
+      t.kept[to_string(static_cast<OpClass>(i))] =
+          "fitted " + format_fixed(t.operators[i], 3) + " does not help what was left out, beyond chance";
+    t.operators[i] = 1;
+  }
+}
+
 }  // namespace
 
 bool one_process(const InstanceSpec& spec) {
@@ -198,14 +208,14 @@ StepTerms terms_of_profile(const InstanceSpec& spec) {
   return t;
 }
 
-StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& spec, bool operators) {
+StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& spec,
+                    const std::set<std::string>& refused) {
   StepTerms t = terms_of_profile(spec);
+  for (const std::string& group : refused) t.kept[group] = "does not help what was left out, beyond chance";
   fit_core(samples, spec, t);
   fit_launches(samples, spec, t);
-  if (operators)
-    fit_operators(samples, t);
-  else
-    t.kept["operators"] = "factors do not help what was left out, beyond chance";
+  fit_operators(samples, t);
+  if (refused.count("operators") > 0) refuse_operators(t);
   return t;
 }
 

@@ -11,6 +11,7 @@
 
 #include <array>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ struct StepTerms {
   double jitter_median = 1;         // on launches of steps with prompts beside decodes
   double update_base = 0, update_per_sequence = 0;
   std::array<double, op_class_count> operators{};
-  double condition = 0;                     // of the operator classes
+  double condition = 0;                      // of the operator classes
   std::map<std::string, std::string> kept;   // term, or its group → why it is the profile's
   std::map<std::string, std::string> notes;  // term → what its figure was taken from
   std::vector<HostLevel> levels;
@@ -38,8 +39,10 @@ const char* per_sequence_key(const InstanceSpec& spec);
 bool one_process(const InstanceSpec& spec);
 
 StepTerms terms_of_profile(const InstanceSpec& spec);
-// Factors of operators are fitted where asked for.
-StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& spec, bool operators);
+// `refused`: groups of terms that stay the profile's, of schedule, handover, update, graph (launches of one,
+// and inputs per sequence), operators.
+StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& spec,
+                    const std::set<std::string>& refused);
 
 // What a sample takes by these terms, microseconds: the middle of what it varies in.
 double schedule_of(const StepSample& s, const StepTerms& t);

@@ -11,6 +11,7 @@
 #include "costmodel/instance_spec.h"
 #include "reports/casebook/calibration_update.h"
 #include "reports/casebook/robust_fit.h"
+#include "sim/costed/launch_jitter.h"
 
 using namespace orrery;
 
@@ -51,10 +52,22 @@ const FitError& error(const StepFit& fit, const std::string& kind) {
   return fit.left_out.front();
 }
 
-// The log of an engine that behaves exactly as a profile says, with every host time multiplied and, one step
-// in ten, delayed for no reason.
+// Launches of a step beside decodes, as a fit has them.
+double busy_launch(const StepFit& fit, double kernels) {
+  return term(fit.host, "launch_jitter_median").value *
+         (term(fit.host, "launch_graph").value + kernels * term(fit.host, "launch_kernel").value);
+}
+
+// The log of an engine that behaves exactly as a profile says, launch times beside decodes spread as it says,
+// with every host time multiplied and, one step in ten, delayed for no reason.
 MeasuredRun made_up(const InstanceSpec& spec, double host, double gemm) {
   const StepPricer pricer = StepPricer::create(spec).value();
+  const HostCosts& costs = spec.engine.host;
+  LaunchJitter jitter({.median = costs.launch_jitter_median.value,
+                       .below = costs.launch_jitter_below.value,
+                       .above = costs.launch_jitter_above.value,
+                       .correlation = costs.launch_jitter_correlation.value},
+                      7, 1);
   MeasuredRun run;
   RandomStream random(5, RandomPurpose::property_test);
   for (int e = 0; e < 4; ++e) {
@@ -96,8 +109,10 @@ MeasuredRun made_up(const InstanceSpec& spec, double host, double gemm) {
       s.times.execute_start_ns =
           now + s.times.schedule_ns + static_cast<std::int64_t>(host * h.prepare_base.value.value() * 1e9);
       s.times.known = true;
+      const std::int64_t launch =
+          chunks.empty() ? priced.timing.launch : jitter.next(0, priced.timing.launch);
       s.times.sample_end_ns = s.times.execute_start_ns +
-                              static_cast<std::int64_t>(host * (static_cast<double>(priced.timing.launch) +
+                              static_cast<std::int64_t>(host * (static_cast<double>(launch) +
                                                                 h.prepare_per_sequence.value.value() * 1e9 *
                                                                     static_cast<double>(s.sequences)) +
                                                         late);
@@ -177,33 +192,109 @@ TEST_CASE("a made-up engine's host and products come back from its log") {
     const FittedTerm& t = term(fit.host, key);
     INFO(key);
     CHECK(t.fitted);
-    CHECK(t.value == Approx(1.4 * t.before).epsilon(0.03));
+    // Launches beside decodes vary by a quarter, and a stall in ten moves the middle of them.
+    const bool varies = t.key == "launch_piece" || t.key == "launch_kernel";
+    CHECK(t.value == Approx(1.4 * t.before).epsilon(varies ? 0.09 : 0.03));
   }
+  // No prompt was alone: those beside decodes stand for them, by the profile's spread.
+  CHECK(term(fit.host, "launch_jitter_median").value == Approx(1.06));
   CHECK(term(fit.operators, "gemm").value == Approx(1.1).epsilon(0.01));
   CHECK_FALSE(term(fit.operators, "collective").fitted);
   for (const FitError& e : fit.left_out) {
     INFO(e.kind);
-    CHECK(e.after < 1);
+    const bool varies = e.kind == "launch, piecewise" || e.kind == "launch, eager";
+    CHECK(e.after < (varies ? 0.7 * e.before : 1));
     CHECK(e.before > 4);
   }
+  CHECK(fit.warnings.empty());
+}
+
+TEST_CASE("an engine as the profile has it keeps the profile: what differs is noise") {
+  const InstanceSpec spec = instance("h200", "qwen3-8b", "vllm-0.24");
+  const StepFit fit = fit_steps(made_up(spec, 1, 1), spec).value();
+  for (const HostLevel& level : fit.levels) {
+    INFO(level.kind << " " << level.factor);
+    CHECK_FALSE(level.told);
+    if (!level.few) CHECK(level.factor == Approx(1).epsilon(0.12));
+  }
+  for (const std::vector<FittedTerm>* terms : {&fit.host, &fit.operators}) {
+    for (const FittedTerm& t : *terms) {
+      INFO(t.key);
+      CHECK_FALSE(t.fitted);
+      CHECK(t.value == t.before);
+      CHECK_FALSE(t.note.empty());
+    }
+  }
+}
+
+TEST_CASE("a level: loads count, not steps; what loads differ by is noise, a slow host is not") {
+  const auto level = [](std::vector<double> loads, std::size_t steps, double spread) {
+    LevelRatios ratios;
+    for (std::size_t e = 0; e < loads.size(); ++e)
+      for (std::size_t i = 0; i < steps; ++i)
+        ratios[e].push_back(loads[e] * (i % 2 == 0 ? 1 + spread : 1 - spread));
+    return host_level("x", ratios, LevelOf::middle_mean, 0.4);
+  };
+  CHECK_FALSE(level({1.1}, 4000, 0.05).told);  // one load, however long
+  CHECK(level({1.1, 1.1, 1.1, 1.1}, 100, 0.05).told);
+  CHECK(level({1.3}, 100, 0.05).told);
+  CHECK_FALSE(level({1.7, 0.9}, 100, 0.05).told);  // they do not agree
+  CHECK(level({1.3}, 11, 0.05).few);
+  CHECK(level({1.3}, 100, 0.05).factor < 1.3);  // nearer the profile's by what is known of hosts
+  CHECK(level({1.3}, 100, 0.05).factor > 1.27);
+  // Hosts of which nothing is known move all the way.
+  CHECK(level({1.3, 1.3}, 100, 0.0).deviation < level({1.3}, 100, 0.0).deviation);
+  CHECK(middle_mean({0, 1, 1, 1, 1, 1, 1, 1, 1, 50}) == Approx(1));
+}
+
+TEST_CASE("the middle of the profile's spread is that of the launches that are drawn from it") {
+  const HostCosts& host = instance("h200", "qwen3-8b", "vllm-0.24").engine.host;
+  LaunchJitter jitter({.median = host.launch_jitter_median.value,
+                       .below = host.launch_jitter_below.value,
+                       .above = host.launch_jitter_above.value,
+                       .correlation = 0},
+                      3, 1);
+  std::vector<double> drawn;
+  for (int i = 0; i < 20000; ++i) drawn.push_back(static_cast<double>(jitter.next(0, 1'000'000)) / 1e6);
+  CHECK(middle_mean_of_spread(host) == Approx(middle_mean(drawn)).epsilon(0.01));
+}
+
+TEST_CASE("prompts alone say what prompts alone take, and nothing of a busy host") {
+  const InstanceSpec spec = instance("h200", "llama-3.1-8b", "vllm-0.24");
+  const StepFit fit = fit_steps(load("h200_vllm_0_24_held_out/llama-3.1-8b_bf16_tp1"), spec,
+                                {"static_b8_c1024", "static_b32_c1024", "static_b128_c1024",
+                                 "poisson_1024_128_r12", "lognormal_r20", "prefix_r12"})
+                          .value();
+  const double alone = term(fit.host, "launch_kernel").value / term(fit.host, "launch_kernel").before;
+  CHECK(alone > 1.25);
+  CHECK(busy_launch(fit, 390) == Approx(1.06 * (1850 + 390 * 37.0)).epsilon(0.02));
+  CHECK(fit.warnings.size() == 2);
+  CHECK(step_fit_text(fit).find("warning: Prompts alone say") != std::string::npos);
 }
 
 TEST_CASE("the profile's own run gives back the profile") {
   const StepFit fit =
       fit_steps(load("h200_vllm_0_24/qwen3-8b_bf16_tp1"), instance("h200", "qwen3-8b", "vllm-0.24")).value();
-  for (const char* key : {"schedule_base", "schedule_per_sequence", "prepare_base", "prepare_per_sequence",
-                          "launch_graph", "launch_kernel", "update_base", "update_per_sequence"}) {
-    const FittedTerm& t = term(fit.host, key);
-    INFO(key << " " << t.value);
-    CHECK(t.value == Approx(t.before).epsilon(0.1));
+  for (const FittedTerm& t : fit.host) {
+    INFO(t.key << " " << t.value);
+    if (!t.key.starts_with("launch_") || t.key == "launch_graph") CHECK(t.value == t.before);
   }
+  // Prompts alone found a host that slept; beside decodes launches stay as they were.
+  CHECK(term(fit.host, "launch_kernel").value > 1.2 * 37);
+  CHECK(busy_launch(fit, 390) == Approx(1.06 * (1850 + 390 * 37.0)).epsilon(0.01));
+  for (const FittedTerm& t : fit.operators) CHECK_FALSE(t.fitted);
 }
 
 TEST_CASE("another host: left-out experiments come nearer, and the file that is written says so again") {
   const InstanceSpec spec = instance("h100", "qwen3-30b-a3b", "vllm-0.24", "parallel: {tp: 2, ep: 2}\n");
   const StepFit fit = fit_steps(load("h100_vllm_0_24/qwen3-30b-a3b_bf16_tp2_ep2"), spec).value();
-  for (const char* kind : {"launch, graph", "launch, eager", "device, decode"})
+  for (const char* kind : {"launch, graph", "device, decode"})
     CHECK(error(fit, kind).after < 0.6 * error(fit, kind).before);
+  const StepFit slow =
+      fit_steps(load("h100_vllm_0_24/llama-3.1-8b_bf16_tp1"), instance("h100", "llama-3.1-8b", "vllm-0.24"))
+          .value();
+  for (const char* kind : {"launch, graph", "launch, piecewise", "launch, eager", "update"})
+    CHECK(error(slow, kind).after < 0.6 * error(slow, kind).before);
   const std::string text = overlay_yaml(fit, spec, "mine", "step log \"of mine\"");
   const std::string path = (std::filesystem::temp_directory_path() / "orrery_step_fit_test.yaml").string();
   REQUIRE(write_file_atomically(path, text).ok());
@@ -212,9 +303,9 @@ TEST_CASE("another host: left-out experiments come nearer, and the file that is 
   REQUIRE(loaded.ok());
   CHECK(loaded->name == "mine");
   CHECK(loaded->scheduler == "vllm-v1");
-  CHECK(loaded->host.launch_experts.value.value() * 1e6 ==
-        Approx(term(fit.host, "launch_experts").value).epsilon(1e-4));
-  CHECK(loaded->host.launch_experts.kind == FigureKind::measured);
+  CHECK(loaded->host.launch_graph.value.value() * 1e6 ==
+        Approx(term(fit.host, "launch_graph").value).epsilon(1e-4));
+  CHECK(loaded->host.launch_graph.kind == FigureKind::measured);
   CHECK(loaded->host.copy.value.value() == spec.engine.host.copy.value.value());
   CHECK_FALSE(loaded->operator_factors.empty());
   // What was fitted is what a scenario with that file is priced with.
@@ -284,8 +375,9 @@ TEST_CASE("an update is tried on steps that it has not seen, and is refused wher
   CHECK(update.held_out_steps == 400);
   for (const FitError& e : update.held_out) {
     INFO(e.kind);
+    const bool varies = e.kind == "launch, piecewise" || e.kind == "launch, eager";
     CHECK(e.before > 4);
-    CHECK(e.after < 1);
+    CHECK(e.after < (varies ? 0.7 * e.before : 1));
   }
   CHECK(parse_engine(update.engine_yaml, "engine.yaml").value().name == "mine");
 
