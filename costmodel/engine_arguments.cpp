@@ -110,8 +110,6 @@ class Resolver final : ArgumentResolver {
       s.joint.two_batches.decodes_from = value.integer(32, 0, most);
     else if (name == "dbo_prefill_token_threshold")
       s.joint.two_batches.prompts_from = value.integer(512, 0, most);
-    else if (name == "prefill_schedule_interval")
-      apply_prefill_interval(value);
     else if (name == "disable_nccl_for_dp_synchronization")
       check_rank_sync(value);
     else if (name == "kv_offloading_size")
@@ -126,6 +124,10 @@ class Resolver final : ArgumentResolver {
   }
 
   bool apply_of_a_feature(const std::string& name, const Yaml& value) {
+    if (name == "prefill_schedule_interval") {
+      apply_prefill_interval(value);
+      return true;
+    }
     return apply_context_argument(name, value, engine_) ||
            apply_encoder_argument(name, value, engine_, model_);
   }

@@ -96,8 +96,9 @@ KvBlockManager::KvBlockManager(const Config& config) {
                    config.full_groups + config.window_groups >= 1 &&
                    config.full_groups + config.window_groups < 64,
                "KV pool: between 1 and 63 groups of layers");
-  ORRERY_CHECK(config.state_groups >= 0 && (config.state_groups == 0 || !config.prefix_caching),
-               "KV pool: states beside prefix caching");
+  ORRERY_CHECK(config.state_groups >= 0 &&
+                   (config.state_groups == 0 || !config.prefix_caching || config.cached_states),
+               "KV pool: states beside prefix caching that are not cached");
   ORRERY_CHECK(!config.cached_states || (config.window == 2 && config.window_groups > 0),
                "KV pool: cached states are groups with a window of 2 tokens");
   ORRERY_CHECK(config.window_groups == 0 || config.window >= 2, "KV pool: a window of fewer than 2 tokens");

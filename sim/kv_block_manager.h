@@ -53,7 +53,7 @@ class KvBlockManager {
     bool drops_last = false;
     // Blocks of every admitted sequence, whatever its length, for layers that keep a state (vLLM's
     // MambaManager without prefix caching: one a group, blocks are as long as the longest sequence; and one
-    // more for each draft).
+    // more for each draft, with prefix caching too).
     std::int32_t state_groups = 0;
   };
   using Handle = std::uint32_t;  // a sequence known to the pool; given by open()

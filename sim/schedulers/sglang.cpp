@@ -70,6 +70,7 @@ SequenceId SglangScheduler::add(const Request& request) {
 void SglangScheduler::on_idle() {
   ratio_.reset();
   dead_rows_ = 0;
+  if (config_.negotiates) interval_left_ = 0;  // passes of nobody are over at once
   // A copy to host memory may still lock what it reads.
   ORRERY_CHECK(cache_.windowed_held() == 0 && (cache_.windowed_protected() == 0 || !open_backups_.empty()),
                "without requests nobody holds slots of windowed layers");

@@ -477,7 +477,6 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     bool rooms = false;        // somebody in the queue has been told of room
     LargestMember lengths;     // decode: of the running batch
     std::int32_t held = 0, receiving = 0;
-    std::int64_t passes = 0;  // decode: that might have asked for transfers
     std::vector<PullWork> pulls, pulled;
     std::vector<SendWork> sends, sent;
     std::vector<HandedWork> handed;

@@ -80,6 +80,15 @@ void read_policy(const NamedOptions& options, SglangConfig& c) {
   if (cached && !c.cache.prefix_sharing) c.schedule_policy = QueuePolicy::fcfs;
 }
 
+void read_eviction(const NamedOptions& o, RadixCache::Config& cache) {
+  read_name(o, "radix_eviction_policy", evictions, cache.eviction);
+  read(o, "radix_eviction_policy_config.protected_threshold", cache.protected_hits);
+  std::int64_t estimate = 0;
+  read(o, "radix_eviction_policy_config.threshold", cache.spare_tail);
+  read(o, "radix_eviction_policy_config.next_prompt_estimate", estimate);
+  cache.spare_tail -= estimate;
+}
+
 // `handle_pd_disaggregation`: a few running requests, if so many were asked for, leave room for twice as many
 // that receive.
 void read_decode_role(const NamedOptions& o, SglangConfig& c) {
@@ -150,12 +159,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
   tier_windows(config, c);
   read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
-  read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
-  read(o, "radix_eviction_policy_config.protected_threshold", c.cache.protected_hits);
-  std::int64_t estimate = 0;
-  read(o, "radix_eviction_policy_config.threshold", c.cache.spare_tail);
-  read(o, "radix_eviction_policy_config.next_prompt_estimate", estimate);
-  c.cache.spare_tail -= estimate;
+  read_eviction(o, c.cache);
   read_policy(o, c);
   c.seed = config.seed;
   read_delays(o, c.delays);

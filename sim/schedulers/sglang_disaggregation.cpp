@@ -154,9 +154,10 @@ void SglangScheduler::hold(Slot slot, std::size_t update, bool said_eos) {
 // `process_decode_queue` and `get_next_disagg_decode_batch_to_run`.
 SglangScheduler::Kind SglangScheduler::run_decode_pass() {
   resume_retracted();
-  // process_decode_queue, polling_count; where nothing runs so many passes are over at once.
+  // process_decode_queue, polling_count, by passes that launched something; where nothing runs the others are
+  // over at once.
   const bool idle = batch_rows() == 0 && open_.empty();
-  if (remote_.retracted.empty() && (++remote_.passes % config_.polling_interval == 0 || idle)) {
+  if (remote_.retracted.empty() && (next_step_ % config_.polling_interval == 0 || idle)) {
     preallocate();
     if (!remote_.ended.empty()) notice_ended();
   }

@@ -354,12 +354,12 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
     if (*on_host > 0) return begin_load(slot, hit, *on_host);
     s.computed = hit.blocks * config_.block_size;
   }
-  if (deferring_ && !loaded) return Admit::blocked;
   const std::int64_t held = blocks_for(had);
   const auto blocked = [&] {
     s.computed = had;
     return Admit::blocked;
   };
+  if (deferring_ && !loaded) return blocked();
   if (!config_.enable_chunked_prefill && s.target - s.computed > budget) return blocked();
   const std::int64_t n = at_block_ends(s, with_images(slot, chunk_size(s, budget)),
                                        (hit.attended - hit.blocks) * config_.block_size);

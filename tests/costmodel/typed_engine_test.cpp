@@ -239,8 +239,9 @@ TEST_CASE("SGLang 0.5.9 launches prompts kernel by kernel unless told otherwise"
 }
 
 TEST_CASE("every field of ServerArgs is effective, ignored, fixed, elsewhere or refused") {
-  // 543 fields in arg_groups/fields/*.py of the 0.5.23 wheel.
-  CHECK(load_engine("sglang-0.5").value().arguments.size() == 543);
+  // 543 fields in arg_groups/fields/*.py of the 0.5.23 wheel; radix_eviction_policy_config by its three
+  // settings.
+  CHECK(load_engine("sglang-0.5").value().arguments.size() == 543 + 2);
 }
 
 TEST_CASE("what becomes of SGLang's arguments") {

@@ -143,7 +143,7 @@ TEST_CASE("prices are the same on every compiler and build type [golden]") {
 // The gate runs this in gcc Release and in clang Debug; both must find these very values.
 TEST_CASE("digests equal the golden ones on every compiler and build type [golden]") {
   // Recorded from gcc 12 Release; change only with a change of behaviour, which the changelog names.
-  constexpr std::array expected{"34690a42c3a8ebee", "4898467668e82cf9"};
+  constexpr std::array expected{"5b61f4c8506cf2d8", "4898467668e82cf9"};
   for (std::size_t i = 0; i < engines.size(); ++i) {
     Digest all;
     for (std::uint64_t seed = 1; seed <= worlds; ++seed) {

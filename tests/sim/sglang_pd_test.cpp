@@ -250,3 +250,41 @@ TEST_CASE("§7 priorities order who is let in, computed and merged; mixed chunks
   mixed.world.config.options.set("max_queued_requests", std::int64_t{1});
   CHECK(run(mixed, burst(20, 0.01, 3000, 40)).digest == run(unmixed, burst(20, 0.01, 3000, 40)).digest);
 }
+
+// `handle_pd_disaggregation` (pd_disaggregation_hook.py); pop_preallocated asks for a free row.
+TEST_CASE(
+    "§7 where few may run, twice as many have rows to receive in, or as many as are said [sglang][pd]") {
+  for (const auto& [extra, rows] : {std::pair{-1, 6}, {0, 2}, {3, 5}}) {
+    CAPTURE(extra);
+    Apart a = sglang(milliseconds(5000));
+    a.prefills = 10;  // each holds a prompt until it has arrived
+    a.world.config.max_num_seqs = 2;
+    a.world.config.options.set("max_running_requests", std::int64_t{2});
+    if (extra >= 0)
+      a.world.config.options.set("disaggregation_decode_extra_slots", static_cast<std::int64_t>(extra));
+    run(a, burst(10, 0, 100, 3));
+    const auto early = std::count_if(a.sends.begin(), a.sends.end(), [](const FixedTransport::Sent& s) {
+      return s.at < SimTime(0) + milliseconds(4000);
+    });
+    CHECK(early == rows);
+  }
+}
+
+// process_decode_queue: polling_count.
+TEST_CASE("§7 transfers are looked at in every so-manieth pass, at once where nothing runs [sglang][pd]") {
+  const auto ttft = [](std::int64_t interval, bool beside) {
+    Apart a = sglang(milliseconds(7));
+    a.world.config.options.set("disaggregation_decode_polling_interval", interval);
+    std::vector<TraceRequest> requests;
+    if (beside) requests.push_back(request(0, 0, 100, 2000));
+    requests.push_back(request(beside ? 1 : 0, 2.0, 100, 5));
+    SimDuration of_last;
+    for (const RequestRecord& r : records_of(a, requests))
+      if (r.request + 1 == requests.size()) of_last = r.ttft;
+    return of_last;
+  };
+  CHECK(ttft(1, false) == ttft(1000, false));
+  const SimDuration every = ttft(1, true), some = ttft(40, true);
+  CHECK(some > every);
+  CHECK(ttft(80, true) > every);
+}

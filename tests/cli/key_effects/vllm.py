@@ -50,7 +50,8 @@ EFFECTS = [
     down("vllm.dbo_decode_token_threshold", "low-latency", "deployment.engine_args.dbo_decode_token_threshold=65",
          DECODE + "device_us", without="deployment.engine_args.enable_dbo=true; "
          "deployment.engine_args.dbo_decode_token_threshold=64"),
-    up("vllm.prefill_schedule_interval", "ranks", "deployment.engine_args={prefill_schedule_interval: 16}", "ttft_ms.mean"),
+    up("vllm.prefill_schedule_interval", "ranks", "deployment.engine_args.prefill_schedule_interval=16", "ttft_ms.mean",
+       without=ARGS + "{max_model_len: 32768}"),
     down("vllm.dbo_prefill_token_threshold", "ranks", "deployment.engine_args.dbo_prefill_token_threshold=4097",
          "cost[prefill 4096@0]:device_us", without=ARGS + "{all2all_backend: deepep_high_throughput, enable_dbo: true, "
          "dbo_prefill_token_threshold: 4096}"),
