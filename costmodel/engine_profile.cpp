@@ -193,7 +193,8 @@ void change_defaults(const Yaml& node, EngineProfile& e) {
   SchedulerSettings& s = e.settings;
   node.require("source").text();
   if (e.engine == "tensorrt-llm") {  // moe_config.backend
-    s.options.set("moe_backend", node.require("moe_backend").text());
+    if (node.require("moe_backend").choice({"TRITON"}) == 0)
+      s.options.set("moe_backend", std::string("TRITON"));
     return;
   }
   if (const Yaml v = node.optional("gpu_memory_utilization"); v.present())

@@ -349,10 +349,9 @@ class GraphBuilder : LatentNodes {
       fused.variant = model_.expert_groups > 1 ? "grouped_topk" : "topk";
     add("moe_experts", "fused_experts", fused, l);
     OpSpec copy = expert;
-    // TritonMXFP4FusedMoEMethod (fused_moe_triton.py) pads rows to 128s: a tensor cleared, one copied into
-    // it.
+    // TritonMXFP4FusedMoEMethod (fused_moe_triton.py) pads rows to 128s: one cleared tensor, one copy.
     copy.n = (model_.hidden + 127) / 128 * 128;
-    if (copy.n > model_.hidden && spec_.engine.settings.options.has("moe_backend"))
+    if (copy.n > model_.hidden && format.label == "mxfp4" && spec_.engine.settings.options.has("moe_backend"))
       add("moe_pad", "moe_copy", copy, 2 * l);
     copy.n = model_.hidden;
     if (joint_.gathers_experts()) copy.depends_on = DependsOn::tokens;  // of the rank's own rows

@@ -273,9 +273,10 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
                     (padding.largest() > 0 ? host.draft_pieces : host.draft_eager);
   if (drafts_by_v1(spec)) add_v1_drafting();
   // SGLang captures its passes in one graph, and the first one, after a verification, in another, for chains
-  // as for trees (eagle_worker_v2.py, `_capture_cuda_graphs`).
+  // as for trees (eagle_worker_v2.py, `_capture_cuda_graphs`; on AMD's parts the first with AITER alone).
   if (spec.engine.engine == "sglang" && padding.largest() > 0) {
-    host.draft_pieces = host.launch_graph;
+    const bool extends = spec.hardware.vendor != "amd" || spec.hardware.architecture == "gfx942";
+    host.draft_pieces = extends ? host.launch_graph : host.draft_eager;
     host.draft_next = host.draft_passes > 1 ? host.launch_graph : 0;
   }
   draft_table = PriceTable::create();

@@ -33,7 +33,7 @@ class FusedExpertsOperator : public Operator {
     spec_.experts_per_token = timed->shape.per_token;
     fitted_ = roofline.kernels()->experts(spec.format.label, shape());
     if (spec.variant.empty()) return;
-    OpSpec choice = spec;  // of the rows that the table is asked for
+    OpSpec choice = spec_;  // of the rows that the table is asked for
     choice.own_rows = choice.expert_rows = false;
     choice_ = find_operator(spec.variant)->make(choice, roofline);
   }

@@ -167,6 +167,25 @@ TEST_CASE(
 }
 
 // Beside prompts decodes verify nothing (`mix_with_running`), and prompts alone have nobody to verify.
+// `_capture_cuda_graphs` of eagle_worker_v2.py: the first pass behind a verification is a graph, all others
+// one more (`speculative_num_steps` > 1), whatever is drafted.
+TEST_CASE("passes of a network are launched as two graphs beside the model's, for chains too") {
+  const auto graphs = [](const std::string& speculation) {
+    Read r = read(speculation);
+    if (!r.errors.empty()) FAIL(to_string(r.errors));
+    HostCosts& h = r.spec.engine.host;
+    for (auto term : {&h.launch_piece, &h.launch_kernel}) term->value = Seconds(0);
+    h.launch_graph.value = Seconds(1e-6);
+    const std::int32_t drafts =
+        r.spec.speculation.tree ? r.spec.speculation.tree->drafts() : r.spec.speculation.tokens;
+    return StepPricer::create(r.spec).value().price(decodes(8, 1024, drafts)).launch / 1000;
+  };
+  CHECK(graphs("{method: eagle, tokens: 1, acceptance: 0.7}") == 2);
+  CHECK(graphs("{method: eagle, tokens: 4, acceptance: 0.7}") == 3);
+  CHECK(graphs("{method: eagle, acceptance: 0.7}") == 3);
+  CHECK(graphs("{method: ngram, tokens: 4, acceptance: 0.7, match_rate: 0.5}") == 1);
+}
+
 TEST_CASE("what a verification launches is launched in steps that verify") {
   const auto launch = [](const std::string& speculation, const StepShape& shape) {
     Read r = read(speculation);

@@ -123,11 +123,13 @@ TEST_CASE("a side stream runs where the engine has one") {
   CHECK(hidden(vllm, prompt) > 0);  // any step of few tokens
   for (const char* engine : {"sglang-0.5", "tensorrt-llm-1.2"}) {
     INFO(engine);
-    const std::string of = text(engine, "deepseek-v3", "{tp: 8}", "");
+    const std::string of = text(engine, "deepseek-v3", "{tp: 8, ep: 8}", "");
     CHECK(hidden(of, decodes(32)) > 0);
     CHECK(hidden(of, prompt) == 0);         // decode graphs alone
     CHECK(hidden(of, decodes(1000)) == 0);  // beyond the captured ones
   }
+  // There it is one of the routed ones.
+  CHECK(hidden(text("sglang-0.5", "deepseek-v3", "{tp: 8}", ""), decodes(32)) == 0);
   CHECK(hidden(text("vllm-0.24", "deepseek-v3", "{tp: 8}", "", "mi300x"), decodes(32)) == 0);
   CHECK(hidden(text("vllm-0.24", "qwen3-30b-a3b", "{tp: 2}", ""), decodes(32)) == 0);  // no shared experts
 }

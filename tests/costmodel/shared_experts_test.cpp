@@ -1,4 +1,5 @@
-// A shared expert that SGLang runs as one more of the routed ones: where, and what it adds to their timing.
+// What engines do around their experts' kernels: a shared expert that SGLang runs as one more of the routed
+// ones, rows that TensorRT-LLM pads for Triton's.
 #include <string>
 
 #include "catch.h"
@@ -70,4 +71,27 @@ TEST_CASE("it brings every token's row and one expert's weights, and takes less 
     // One token reads eight experts' weights, and now a ninth's; of 256 tokens nearly all are read anyway.
     CHECK(static_cast<double>(more) < (tokens == 1 ? 0.15 : 0.05) * static_cast<double>(routed.time_ns));
   }
+}
+
+// _torch/modules/fused_moe/fused_moe_triton.py: 2,880 columns become 2,944, in two kernels of every layer;
+// and experts are launched from Python, which decode graphs do not show.
+TEST_CASE("TensorRT-LLM's experts by Triton pad their rows and keep the host of eager steps busy") {
+  const auto host = [](const std::string& engine, bool prompt) {
+    Read r = read("hardware: h200\nengine: " + engine + "\nmodel: gpt-oss-120b\n");
+    if (!r.errors.empty()) FAIL(to_string(r.errors));
+    const PrefillChunk chunk{1024, 0};
+    StepShape s;
+    s.decode_sequences = prompt ? 0 : 8;
+    s.decode_context_tokens = prompt ? 0 : 8000;
+    if (prompt) s.prefill = {&chunk, 1};
+    const StepBreakdown b = StepPricer::create(r.spec).value().explain(s);
+    const OpLine* pad = line(b, "moe_pad");
+    CHECK((pad != nullptr) == (engine == "tensorrt-llm-1.0-triton"));
+    if (pad != nullptr) CHECK(pad->count == 2 * 36);
+    return static_cast<double>(b.timing.launch);
+  };
+  CHECK(host("tensorrt-llm-1.0-triton", false) == host("tensorrt-llm-1.0", false));
+  // 36 layers: 860 us in place of 80, and two kernels of 37.
+  const double more = host("tensorrt-llm-1.0-triton", true) - host("tensorrt-llm-1.0", true);
+  CHECK(more == Approx(36 * (860e3 - 80e3 + 2 * 37e3)));
 }

@@ -1,6 +1,8 @@
 // examples/qwen3-8b-h200.yaml with what a test says otherwise, and its run.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -35,7 +37,8 @@ inline std::string qwen3_8b_part(const std::string& keys) {
 
 // What its scenario.resolved.yaml means when it is read again.
 inline orrery::Result<orrery::Scenario> read_again(const orrery::Scenario& s) {
-  const std::string file = std::filesystem::temp_directory_path() / "orrery-read_again.resolved.yaml";
+  const std::string file =
+      std::filesystem::temp_directory_path() / ("orrery-read_again." + std::to_string(::getpid()) + ".yaml");
   std::ofstream(file) << s.resolved_yaml();
   auto again = orrery::load_scenario(file, {});
   std::remove(file.c_str());

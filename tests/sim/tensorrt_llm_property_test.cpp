@@ -75,6 +75,29 @@ TEST_CASE("sums and stretches decide what walking every pass decides, at the sam
   CHECK(stretches > at_least(1000));
 }
 
+TEST_CASE("§1.4 random worlds whose prompts wait for fuller batches: conservation, by sums and by walking") {
+  world::Visited visited;
+  std::uint64_t others = 0;
+  for (std::uint64_t seed = 1; seed <= worlds(40); ++seed) {
+    auto [w, requests] = world::tensorrt_llm_world(seed);
+    RandomStream r(seed, RandomPurpose::property_test, 13);
+    const std::uint64_t at_once = world::run(w, requests).digest;
+    w.config.options.set("batch_wait_timeout_iters", static_cast<std::int64_t>(1 + r.below(30)));
+    w.config.options.set("batch_wait_max_tokens_ratio", 0.1 + 0.9 * r.uniform());
+    if (r.below(2) == 0) w.config.options.set("batch_wait_timeout_ms", 1.0);
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused, visited);
+    const std::uint64_t digest = world::run(w, requests).digest;
+    others += digest != at_once ? 1 : 0;
+    w.config.stretches = false;
+    REQUIRE(world::run(w, requests).digest == digest);
+  }
+  CHECK(others > at_least(30));
+}
+
 TEST_CASE("the order in which simultaneous events are handed over changes nothing [trtllm]") {
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     auto [w, requests] = world::tensorrt_llm_world(seed);

@@ -1,5 +1,6 @@
 // End to end: a scenario with engine tensorrt-llm-1.2, as `orrery simulate` runs it.
 #include "catch.h"
+#include "example_scenario.h"
 #include "sim/costed/run.h"
 #include "tensorrt_llm_desk.h"
 #include "world.h"
@@ -89,6 +90,17 @@ TEST_CASE("what the scenario resolved is in the engine's own names, and can be r
   CHECK(text.find("max_num_seqs") == std::string::npos);
   const Scenario tier = scenario({"deployment.engine_args={kv_cache_config: {host_cache_size: 1000000000}}"});
   CHECK(tier.resolved_yaml().find("host_cache_size: 1000000000") != std::string::npos);
+  const Scenario waits = scenario(
+      {"deployment.engine_args={batch_wait_timeout_ms: 2.5, batch_wait_timeout_iters: 8, "
+       "batch_wait_max_tokens_ratio: 0.25, torch_compile_config: {enable_piecewise_cuda_graph: true, "
+       "capture_num_tokens: [64, 256]}}"});
+  const Result<Scenario> again = read_again(waits);
+  REQUIRE(again.ok());
+  CHECK(again->resolved_yaml() == waits.resolved_yaml());
+  CHECK(waits.resolved_yaml().find("batch_wait_timeout_ms: 2.5\n") != std::string::npos);
+  CHECK(waits.resolved_yaml().find("capture_num_tokens: [64, 256]") != std::string::npos);
+  CHECK(run(waits).digest == run(waits, false).digest);
+  CHECK(run(waits).ttft.mean > run(scenario({})).ttft.mean);
 }
 
 TEST_CASE(
