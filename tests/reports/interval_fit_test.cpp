@@ -376,9 +376,8 @@ TEST_CASE("where a figure stands is said as far as it is known") {
   e.plan = "tp 8";
   e.prompt_tokens = 8192;
   e.output_tokens = 1024;
-  CHECK(region_path("ttft_ms.p50", e) ==
-        Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9", "middle", "tp 8", "prompts",
-             "by rate"});
+  CHECK(region_path("ttft_ms.p50", e) == Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9",
+                                              "middle", "tp 8", "prompts", "by rate"});
   e.output_tokens = 8192;
   e.in_flight = 16;
   const Path path = region_path("throughput.output_tokens_per_s", e);

@@ -31,8 +31,7 @@ double share_of_peak(const PublishedSetup& setup, const RunTimes& times) {
   if (!scenario.ok()) return 0;
   const InstanceSpec& instance = scenario->pool.instance;
   double peak = 0;
-  for (const auto& [dtype, rate] : instance.hardware.matrix_rate)
-    peak = std::max(peak, rate.value.value());
+  for (const auto& [dtype, rate] : instance.hardware.matrix_rate) peak = std::max(peak, rate.value.value());
   const ModelSpec& m = instance.model;
   // Neither a look-up nor the head, which runs for one row of a prompt.
   const auto products = static_cast<double>(m.active_parameters() - 2 * m.vocabulary * m.hidden);
