@@ -21,7 +21,7 @@ namespace orrery {
 // few cases say where a region lies sooner than how much it scatters. One of the same figures as the region
 // around says nothing of its own.
 constexpr double near_share = 0.7;
-constexpr double centre_around = 2, spread_around = 4;
+constexpr double centre_around = 3, spread_around = 4;
 // As if a case were not there, the distances of others are from centres that it has no part in either; in
 // regions of more figures than this it moves no centre that matters.
 constexpr std::size_t few_figures = 60;

@@ -336,7 +336,7 @@ TEST_CASE("regions that differ from one another scatter by what is left in each"
   regions.close();
   for (const std::size_t i : {0U, 4U}) {
     const IntervalRegion at = regions.without_its_case(rows[i]);
-    CHECK(at.centre == Approx(std::log(i == 0 ? 1.3 : 0.7)).margin(0.03));
+    CHECK(at.centre == Approx(std::log(i == 0 ? 1.3 : 0.7)).margin(0.06));
     CHECK(at.spread < 0.05);  // not 0.3, how far the models lie apart
   }
   // A third model, of one figure, has the spread of what is known around: far less than between the two.
