@@ -94,8 +94,8 @@ ComparedRun compare_capacity(const PublishedRun& run, const CaseOptions& options
   const auto blocks = static_cast<double>(memory.kv_blocks);
   const KvInterval interval = kv_interval(memory, normal_deviations);
   for (const BenchmarkMetric& m : run.measured)
-    row.metrics.push_back({m.name(), blocks, static_cast<double>(interval.low),
-                           static_cast<double>(interval.high), m.value});
+    row.metrics.push_back(
+        {m.name(), blocks, static_cast<double>(interval.low), static_cast<double>(interval.high), m.value});
   row.intervals = options.runs > 0;
   return row;
 }

@@ -2,21 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "base/det_math.h"
 #include "base/text.h"
 
 namespace orrery {
 
-namespace {
-
-struct Weighted {
-  double value = 0, weight = 0;
-};
-
 // The smallest value at or below which `share` of the weight lies; `sorted` is not empty.
-double quantile(const std::vector<Weighted>& sorted, double share) {
+double FigureRegions::quantile(const std::vector<Weighted>& sorted, double share) {
   double all = 0, below = 0;
   for (const Weighted& w : sorted) all += w.weight;
   for (const Weighted& w : sorted) {
@@ -26,11 +19,14 @@ double quantile(const std::vector<Weighted>& sorted, double share) {
   return sorted.back().value;
 }
 
-double drawn(double own, double around, double cases, double weight_around) {
-  return (cases * own + weight_around * around) / (cases + weight_around);
+std::vector<FigureRegions::Weighted> FigureRegions::kept(const Region& region,
+                                                         const std::vector<Figure>& figures, LeftOut left) {
+  std::vector<Weighted> out;
+  for (const Figure& f : figures) {
+    if (!left.holds(f.of_case)) out.push_back({f.value, region.weight(f.of_case)});
+  }
+  return out;
 }
-
-}  // namespace
 
 void FigureRegions::add(const ScoreRow& row) {
   const std::size_t of_case = cases_.emplace(row.group, cases_.size()).first->second;
@@ -40,6 +36,7 @@ void FigureRegions::add(const ScoreRow& row) {
   for (;; path.pop_back()) {
     Region& region = regions_[path];
     region.figures.push_back(figure);
+    region.placed.push_back(placed_.size() - 1);
     ++region.of_cases[of_case];
     if (path.empty()) return;
   }
@@ -51,10 +48,10 @@ void FigureRegions::close() {
     std::stable_sort(region.figures.begin(), region.figures.end(), by_value);
   for (const Placed& p : placed_) {
     IntervalRegion unused;
-    const double centre = ask(centres, p.path, p.figure.of_case, unused);
+    const double distance = std::abs(p.figure.value - centre(p.path, {p.figure.of_case}, unused));
     Path path = p.path;
     for (;; path.pop_back()) {
-      regions_.at(path).distances.push_back({std::abs(p.figure.value - centre), p.figure.of_case});
+      regions_.at(path).distances.push_back({distance, p.figure.of_case});
       if (path.empty()) break;
     }
   }
@@ -62,25 +59,26 @@ void FigureRegions::close() {
     std::stable_sort(region.distances.begin(), region.distances.end(), by_value);
 }
 
-double FigureRegions::ask(const Question& question, const Path& path, std::size_t left_out,
-                          IntervalRegion& out) const {
+double FigureRegions::walk(const Question& question, const Path& path, LeftOut left,
+                           const std::function<std::vector<Weighted>(const Region&)>& values,
+                           IntervalRegion& out) const {
   double answer = 0;
   Path at;
   for (std::size_t depth = 0;; ++depth) {
-    const auto found = regions_.find(at);
-    std::vector<Weighted> values;
-    if (found != regions_.end()) {
+    if (const auto found = regions_.find(at); found != regions_.end()) {
       const Region& region = found->second;
-      for (const Figure& f : region.*question.values) {
-        if (f.of_case != left_out)
-          values.push_back({f.value, 1 / static_cast<double>(region.of_cases.at(f.of_case))});
+      std::size_t cases = region.of_cases.size(), rows = region.figures.size();
+      for (const std::size_t one : {left.one, left.other}) {
+        const auto in = region.of_cases.find(one);
+        if (in == region.of_cases.end()) continue;
+        --cases;
+        rows -= in->second;
       }
-      const auto rows = static_cast<std::int64_t>(values.size());
-      if (rows > 0 && rows != out.rows) {
-        const std::size_t cases = region.of_cases.size() - region.of_cases.count(left_out);
-        const double own = quantile(values, question.share);
-        answer = out.rows == 0 ? own : drawn(own, answer, static_cast<double>(cases), question.around);
-        out.rows = rows;
+      if (rows > 0 && static_cast<std::int64_t>(rows) != out.rows) {
+        const auto n = static_cast<double>(cases);
+        const double own = quantile(values(region), question.share);
+        answer = out.rows == 0 ? own : (n * own + question.around * answer) / (n + question.around);
+        out.rows = static_cast<std::int64_t>(rows);
         out.cases = static_cast<std::int64_t>(cases);
       }
     }
@@ -89,10 +87,39 @@ double FigureRegions::ask(const Question& question, const Path& path, std::size_
   }
 }
 
+double FigureRegions::centre(const Path& path, LeftOut left, IntervalRegion& out) const {
+  return walk(
+      {0.5, centre_around}, path, left,
+      [&](const Region& region) { return kept(region, region.figures, left); }, out);
+}
+
+double FigureRegions::spread(const Path& path, std::size_t left_out) const {
+  const LeftOut left{left_out};
+  IntervalRegion unused;
+  return walk(
+      {near_share, spread_around}, path, left,
+      [&](const Region& region) {
+        if (region.placed.size() > few_figures || !region.of_cases.contains(left_out))
+          return kept(region, region.distances, left);
+        std::vector<Weighted> out;
+        for (const std::size_t i : region.placed) {
+          const Figure& f = placed_[i].figure;
+          if (f.of_case == left_out) continue;
+          IntervalRegion same;
+          const double other = centre(placed_[i].path, {f.of_case, left_out}, same);
+          out.push_back({std::abs(f.value - other), region.weight(f.of_case)});
+        }
+        std::stable_sort(out.begin(), out.end(),
+                         [](const Weighted& a, const Weighted& b) { return a.value < b.value; });
+        return out;
+      },
+      unused);
+}
+
 IntervalRegion FigureRegions::estimate(const Path& path, std::size_t left_out) const {
-  IntervalRegion out, same;
-  out.centre = ask(centres, path, left_out, out);
-  out.spread = ask(spreads, path, left_out, same);
+  IntervalRegion out;
+  out.centre = centre(path, {left_out}, out);
+  out.spread = spread(path, left_out);
   return out;
 }
 

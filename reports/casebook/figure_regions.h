@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "reports/casebook/score_rows.h"
@@ -16,12 +16,15 @@ namespace orrery {
 // Figures of one quantity. A region's centre is the median of ln(measured ÷ predicted), drawn towards that of
 // the region around. Its spread is taken of what centres leave: of each figure's distance from the narrowest
 // centre that its own case has no part in, that within which `near_share` of the region's figures lie, drawn
-// likewise. So how regions inside differ from one another, which their centres say, does not count as scatter.
-// Every case weighs the same; n cases weigh n, the region around `centre_around` or `spread_around`: few cases
-// say where a region lies sooner than how much it scatters. One of the same figures as the region around says
-// nothing of its own.
+// likewise. So how regions inside differ from one another, which their centres say, does not count as
+// scatter. Every case weighs the same; n cases weigh n, the region around `centre_around` or `spread_around`:
+// few cases say where a region lies sooner than how much it scatters. One of the same figures as the region
+// around says nothing of its own.
 constexpr double near_share = 0.7;
-constexpr double centre_around = 2, spread_around = 4;
+constexpr double centre_around = 3, spread_around = 4;
+// As if a case were not there, the distances of others are from centres that it has no part in either; in
+// regions of more figures than this it moves no centre that matters.
+constexpr std::size_t few_figures = 60;
 
 class FigureRegions {
  public:
@@ -36,30 +39,41 @@ class FigureRegions {
 
  private:
   using Path = std::vector<std::string>;
+  static constexpr std::size_t no_case = static_cast<std::size_t>(-1);
+
   struct Figure {
     double value = 0;
     std::size_t of_case = 0;
   };
-  struct Region {
-    std::vector<Figure> figures;    // logarithms, ascending
-    std::vector<Figure> distances;  // ascending
-    std::map<std::size_t, std::size_t> of_cases;  // figures of each
+  struct Weighted {
+    double value = 0, weight = 0;
   };
-  // What regions say of their figures, from the widest to the narrowest.
-  struct Question {
-    std::vector<Figure> Region::*values;
-    double share, around;
-  };
-  static constexpr Question centres{&Region::figures, 0.5, centre_around},
-      spreads{&Region::distances, near_share, spread_around};
   struct Placed {
     Path path;
     Figure figure;
   };
-  static constexpr std::size_t no_case = static_cast<std::size_t>(-1);
+  struct Region {
+    std::vector<Figure> figures;    // logarithms, ascending
+    std::vector<Figure> distances;  // ascending
+    std::vector<std::size_t> placed;
+    std::map<std::size_t, std::size_t> of_cases;  // figures of each
+    double weight(std::size_t of_case) const { return 1 / static_cast<double>(of_cases.at(of_case)); }
+  };
+  struct LeftOut {
+    std::size_t one = no_case, other = no_case;
+    bool holds(std::size_t of_case) const { return of_case == one || of_case == other; }
+  };
+  struct Question {
+    double share, around;
+  };
 
-  // Sets `out` to the answer, rows and cases to those of the narrowest region that has a say.
-  double ask(const Question& question, const Path& path, std::size_t left_out, IntervalRegion& out) const;
+  static double quantile(const std::vector<Weighted>& sorted, double share);
+  static std::vector<Weighted> kept(const Region& region, const std::vector<Figure>& figures, LeftOut left);
+  // From the widest region to the narrowest; rows and cases of `out` become those of the last that has a say.
+  double walk(const Question& question, const Path& path, LeftOut left,
+              const std::function<std::vector<Weighted>(const Region&)>& values, IntervalRegion& out) const;
+  double centre(const Path& path, LeftOut left, IntervalRegion& out) const;
+  double spread(const Path& path, std::size_t left_out) const;
   IntervalRegion estimate(const Path& path, std::size_t left_out) const;
 
   std::string quantity_;

@@ -1,5 +1,5 @@
-// The interval of what a pool's KV cache holds: the memory plan's doubt, in as many deviations as logged block
-// counts say (CapacityPool). No run has a part in it.
+// The interval of what a pool's KV cache holds: the memory plan's doubt, in as many deviations as logged
+// block counts say (CapacityPool). No run has a part in it.
 #pragma once
 
 #include "sim/costed/scenario.h"

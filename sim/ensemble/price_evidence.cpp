@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "sim/costed/disaggregation.h"
+
 namespace orrery {
 
 namespace {
@@ -97,6 +99,7 @@ PriceEvidence evidence_of(const Scenario& scenario, const RungShares& price_sour
     if (pool->instance.model.name != out.model) out.model.clear();
     if (plan_name(pool->instance.plan) != out.plan) out.plan.clear();
   }
+  if (is_disaggregated(scenario.pools())) out.plan = "apart";  // TTFT holds a router and a hand-off
   if (scenario.workload.generator) {
     out.prompt_tokens = tokens_of(scenario.workload.generator->input);
     out.output_tokens = tokens_of(scenario.workload.generator->output);

@@ -24,8 +24,8 @@ struct PriceEvidence {
   std::string model = {};
   std::int64_t prompt_tokens = 0, output_tokens = 0;  // of a request; 0: a trace's
   std::int64_t in_flight = 0;                         // requests at once; 0: by rate
-  double tables = 0;  // share of device time priced by measured or published tables
-  std::string plan = {};  // plan_name
+  double tables = 0;      // share of device time priced by measured or published tables
+  std::string plan = {};  // plan_name; "apart": prefill and decode
 };
 // "tp 4 ep 4": of an instance, widths of 1 left out but tp's.
 std::string plan_name(const ParallelPlan& plan);

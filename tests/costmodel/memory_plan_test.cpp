@@ -274,8 +274,8 @@ TEST_CASE("a plan says how sure it is: one deviation of its items, ends as many 
   CHECK(two.low < one.low);
   CHECK(two.high > one.high);
   CHECK(kv_interval(plan, 1e9).low == 0);
-  CHECK(holds(plan.to_table(2), "90 % interval: " + std::to_string(two.low) + " to " +
-                                    std::to_string(two.high) + " blocks"));
+  CHECK(holds(plan.to_table(2),
+              "90 % interval: " + std::to_string(two.low) + " to " + std::to_string(two.high) + " blocks"));
   CHECK_FALSE(holds(plan.to_table(), "90 % interval"));
   // TensorRT-LLM takes nine tenths of what is left, and of what that is off by.
   const InstanceSpec trt = instance("hardware: h200\nmodel: qwen3-8b\nengine: tensorrt-llm-1.2\n");

@@ -336,7 +336,7 @@ TEST_CASE("regions that differ from one another scatter by what is left in each"
   regions.close();
   for (const std::size_t i : {0U, 4U}) {
     const IntervalRegion at = regions.without_its_case(rows[i]);
-    CHECK(at.centre == Approx(std::log(i == 0 ? 1.3 : 0.7)).margin(0.03));
+    CHECK(at.centre == Approx(std::log(i == 0 ? 1.3 : 0.7)).margin(0.06));
     CHECK(at.spread < 0.05);  // not 0.3, how far the models lie apart
   }
   // A third model, of one figure, has the spread of what is known around: far less than between the two.
@@ -376,9 +376,8 @@ TEST_CASE("where a figure stands is said as far as it is known") {
   e.plan = "tp 8";
   e.prompt_tokens = 8192;
   e.output_tokens = 1024;
-  CHECK(region_path("ttft_ms.p50", e) ==
-        Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9", "middle", "tp 8", "prompts",
-             "by rate"});
+  CHECK(region_path("ttft_ms.p50", e) == Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9",
+                                              "middle", "tp 8", "prompts", "by rate"});
   e.output_tokens = 8192;
   e.in_flight = 16;
   const Path path = region_path("throughput.output_tokens_per_s", e);
