@@ -38,6 +38,7 @@ class LatentNodes : protected ContextNodes {
     s.value_dim = a.value_dim;
     s.n = a.rank;
     s.k = a.rotary_dim;
+    if (live_engine()) s.variant = "row_by_row";
     const WeightFormat down = format(kind.weights, "kv_a_proj"), out = format(kind.weights, "o_proj");
     const std::int64_t queries = s.heads * (a.key_dim + a.rotary_dim), stored = a.rank + a.rotary_dim;
     if (sums_apart(down)) add("shared_sum", "add_rows", width(model_.hidden), l);
@@ -161,7 +162,6 @@ class LatentNodes : protected ContextNodes {
     const bool flash = follows_vllm_kernels() && spec_.engine.latent.name == "FLASH_ATTN_MLA";
     const std::vector<std::int64_t>& captured = spec_.engine.settings.cudagraph_sizes;
     if (flash) prefill.window = captured.empty() ? 0 : captured.back();
-    if (live_engine()) prefill.variant = "row_by_row";
     add("attention_absorbed", flash ? "absorbed_prompts" : "mla_prefill_absorbed", prefill, l);
   }
 

@@ -95,7 +95,7 @@ double percent(double priced, double measured) { return measured > 0 ? (priced /
 // Up to 64 the sizes of captured graphs, 1, 2, 4, 8, 16, 24 …; above, halves of an octave.
 std::int64_t region_of(double x) {
   if (x > 64) return 64 + std::llround(2 * std::log2(x / 64));
-  if (x <= 4) return x <= 1 ? 1 : x <= 2 ? 2 : 4;
+  if (x <= 4) return std::llround(8 * std::log2(x)) - 32;  // rows of an expert are fractions
   return static_cast<std::int64_t>(std::ceil(x / 8)) * 8;
 }
 

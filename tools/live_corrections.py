@@ -16,7 +16,7 @@ import sys
 def region(x):
     if x > 64:
         return 64 + round(2 * math.log2(x / 64))
-    return next((size for size in (1, 2, 4) if x <= size), math.ceil(x / 8) * 8)
+    return math.ceil(x / 8) * 8 if x > 4 else round(8 * math.log2(x)) - 32
 
 
 def launches(folder):

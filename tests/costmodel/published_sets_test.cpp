@@ -72,9 +72,9 @@ TEST_CASE("products of no set run above the data sheet or take back time when ro
         for (double m = 1; m <= 32768; m *= 2) {
           const double u = fitted->curve.at(m);
           INFO(hardware.name << " " << set.name() << " " << format << " " << m << "x" << n << "x" << k);
-          if (set.name() != "orrery") CHECK(u <= 1);
+          if (!set.name().starts_with("orrery")) CHECK(u <= 1);
           const double ns = gemm_bound_ns(rates, format, m, n, k) / u;
-          CHECK((ns > before * 0.7 || set.name() == "orrery"));  // tiles and two measurements' noise
+          CHECK((ns > before * 0.7 || set.name().starts_with("orrery")));  // tiles and two measurements' noise
           before = ns;
           CHECK(set.error("gemm", format, m).points > 0);
           CHECK(set.error("gemm", format, m).shapes > 0);
@@ -95,7 +95,7 @@ TEST_CASE("attention of every set stays on or below the bound and has errors by 
           for (double length = 64; length <= 65536; length *= 3) {
             INFO(hardware.name << " " << set.name() << " " << kv << " " << heads << "/" << kv_heads << " "
                                << sequences << "x" << length);
-            if (set.name() == "orrery")
+            if (set.name().starts_with("orrery"))
               continue;  // timed by us on warm activations: prompts may beat the bound
             if (prefill) {
               CHECK(prefill->at(sequences, length) <= 1.0001);
@@ -138,7 +138,7 @@ TEST_CASE("decode attention of every set never gets shorter with more keys") {
 
 TEST_CASE("every operator that a set has figures of has an error in it") {
   each_set([](const HardwareProfile& hardware, const KernelSet& set) {
-    if (set.name() == "orrery") return;  // one of them is carried and has its own
+    if (set.name().starts_with("orrery")) return;  // one of them is carried and has its own
     INFO(hardware.name << " " << set.name());
     for (const char* op : {"gemm", "attention_prefill", "attention_decode", "experts"}) {
       if (set.points(op) > 0) CHECK(set.error(op, "bf16", 100).points > 0);
