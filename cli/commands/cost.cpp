@@ -14,6 +14,7 @@
 #include "cli/commands/cost_pairs.h"
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
+#include "cli/commands/energy_output.h"
 #include "cli/interrupt.h"
 #include "costmodel/draft_trees.h"
 #include "costmodel/memory_plan.h"
@@ -25,7 +26,7 @@ namespace orrery {
 namespace {
 
 struct CostOptions {
-  bool step_given = false, run = false;
+  bool step_given = false, run = false, energy = false;
   std::vector<std::string> with;  // --set of the second scenario alone
   std::string scenario, step, steps, out, ops, hardware, kernels = "orrery", pool;
   std::vector<std::string> compare;
@@ -123,7 +124,14 @@ std::string steps_csv(const Loaded& loaded, const std::vector<StepRequest>& step
   return csv;
 }
 
-Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vector<StepRequest>& steps) {
+Result<std::optional<EnergyProfile>> energy_of(const CostOptions& options, const InstanceSpec& instance) {
+  if (!options.energy) return std::optional<EnergyProfile>();
+  ORRERY_TRY(profile, load_energy(instance.hardware));
+  return std::optional(std::move(profile));
+}
+
+Result<Json> pool_json(const CostOptions& options, const Loaded& loaded,
+                       const std::vector<StepRequest>& steps) {
   Json result{{"scenario", options.scenario},
               {"instance", instance_line(loaded.instance())},
               {"what_if", loaded.scenario.is_what_if},
@@ -135,9 +143,11 @@ Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vect
                             {"verified", s.verified},
                             {"depth", s.tokens},
                             {"further_candidates", s.siblings_assumed ? "assumed" : "given"}};
+  ORRERY_TRY(energy, energy_of(options, loaded.instance()));
   for (const StepRequest& step : steps) {
-    result["steps"].push_back(
-        step_json(to_text(step), loaded.pricer.explain(step.view(loaded.instance().speculation.drafts()))));
+    const StepBreakdown cost = loaded.pricer.explain(step.view(loaded.instance().speculation.drafts()));
+    result["steps"].push_back(step_json(to_text(step), cost));
+    if (energy) result["steps"].back()["energy"] = step_energy_json(step_energy(*energy, cost));
   }
   return result;
 }
@@ -146,6 +156,7 @@ Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
                               const std::vector<StepRequest>& steps) {
   const InstanceSpec& instance = loaded.instance();
   const std::int32_t drafts = instance.speculation.drafts();
+  ORRERY_TRY(energy, energy_of(options, instance));
   std::string text = loaded.title + instance_line(instance) +
                      (loaded.scenario.is_what_if ? " (what-if)\n" : "\n") + tree_line(instance.speculation);
   if (options.step.empty()) {
@@ -157,8 +168,9 @@ Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
     const std::string alike = instance.plan.dp > 1 ? ", on each of " + std::to_string(instance.plan.dp) +
                                                          " ranks of attention data parallelism"
                                                    : "";
-    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)) + alike,
-                              loaded.pricer.explain(step.view(drafts)));
+    const StepBreakdown cost = loaded.pricer.explain(step.view(drafts));
+    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)) + alike, cost);
+    if (energy) text += step_energy_text(step_energy(*energy, cost));
   }
   return text;
 }
@@ -181,7 +193,11 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     if (!options.out.empty()) {
       if (const int code = write_file(options.out, steps_csv(loaded, *steps)); code != 0) return code;
     }
-    if (context.json) all.push_back(pool_json(options, loaded, *steps));
+    if (context.json) {
+      auto json = pool_json(options, loaded, *steps);
+      if (!json.ok()) return report_errors(json.errors());
+      all.push_back(std::move(json).value());
+    }
     auto shown = pool_text(options, loaded, *steps);
     if (!shown.ok()) return report_errors(shown.errors());
     text += (text.empty() ? "" : "\n") + *shown;
@@ -324,6 +340,7 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       ->allow_extra_args(false);
   CLI::Option* ops =
       cost->add_option("--ops", options->ops, "single operators to price, one JSON object a line");
+  cost->add_flag("--energy", options->energy, "what a GPU draws in each step shown (docs/energy.md)");
   cost->add_option("--pool", options->pool, "of a deployment of several pools, the one to price")
       ->excludes(ops);
   cost->add_option("--hardware", options->hardware, "part for --ops")->needs(ops);
