@@ -268,11 +268,11 @@ Result<PlanScore> PlanRunner::run_under(const Candidate& candidate, std::size_t 
   options.keep_going = [&](std::uint64_t) { return !sink.hopeless() && !stopped(); };
   auto [result, score] = run_and_score(*space_, scenario, options);
   if (!result.ok() && sink.hopeless()) {
-    const PlanScore stopped_score = cut_short(scenario, sink);
+    const PlanScore cut = cut_short(scenario, sink);
     ++runs_;
     requests_ += question.requests;
-    ORRERY_TRY_STATUS(store_->put(key + "/cut", score_text(stopped_score)));
-    return stopped_score;
+    ORRERY_TRY_STATUS(store_->put(key + "/cut", score_text(cut)));
+    return cut;
   }
   if (!result.ok()) {
     const ErrorKind kind = result.errors().front().kind;
