@@ -109,8 +109,8 @@ std::string beyond_slo(const Scenario& scenario, const std::vector<TraceRequest>
       return alone_ms(pricer, {.prefill = std::span(&whole, 1)}) * prompt_room;
     };
     const std::string what = "a lone prompt of " + std::to_string(longest) + " tokens takes at least " +
-                             format_fixed(bound(longest), 0) + " ms, slo.ttft_ms is " +
-                             format_number(slo.ttft_ms);
+                             format_fixed(bound(longest), bound(longest) < 100 ? 1 : 0) +
+                             " ms, slo.ttft_ms is " + format_number(slo.ttft_ms);
     return judge(requests, scenario, longest_within(slo.ttft_ms, longest, bound), false, what);
   }
   return "";

@@ -14,6 +14,7 @@
 #include "plan/axes.h"
 #include "plan/bounds.h"
 #include "plan/parallel.h"
+#include "sim/costed/energy.h"
 
 namespace orrery {
 
@@ -245,6 +246,10 @@ void give_key(const PlanSpace& space, const WorkloadRequests& requests, bool bou
     if (!pricer.ok()) return reject(candidate, RejectedBy::configuration, reason_of(space, pricer.errors()));
     pricers.push_back(std::move(pricer).value());
   }
+  if (space.objective == PlanObjective::energy) {
+    const auto meter = EnergyMeter::create(*candidate.scenario);
+    if (!meter.ok()) return reject(candidate, RejectedBy::configuration, reason_of(space, meter.errors()));
+  }
   std::string beyond;
   candidate.further_keys.resize(candidate.further.size());
   for (std::size_t w = 0; w < requests.size(); ++w) {
@@ -375,6 +380,12 @@ Status CandidateReader::look_closer(const std::vector<std::size_t>& which) {
     Candidate& candidate = list_.all[which[i]];
     if (candidate.scenario == nullptr || !candidate.key.empty()) return ok_status();
     if (keep_going_ && !keep_going_()) return make_error(ErrorKind::interrupted, "interrupted");
+    if (space_.objective == PlanObjective::energy) {  // as a price that is missing: an error of the space
+      for (const PoolSpec* pool : candidate.scenario->pools()) {
+        const auto figures = load_energy(pool->instance.hardware);
+        if (!figures.ok()) return figures.errors();
+      }
+    }
     const PriceTableScope scope(tables_, graph_name(candidate));
     give_key(space_, requests_, bounds_, candidate);
     return ok_status();

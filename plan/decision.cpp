@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/json.h"
@@ -86,6 +87,16 @@ Miss miss_of(const Candidate& candidate) {
     return {static_cast<double>(takes - has) / static_cast<double>(std::max(1LL, has)),
             "own " + std::to_string(takes - has) + " more " + part};
   }
+  if (candidate.rejected == RejectedBy::memory) {  // MemoryPlan says what there is and what lacks
+    double has = 0, lacks = 0;
+    const char *give = std::strstr(reason, " has "), *much = std::strstr(reason, "; ");
+    if (give == nullptr || much == nullptr || std::sscanf(give, " has %lf GiB to give", &has) != 1 ||
+        std::sscanf(much, "; %lf GiB too much", &lacks) != 1)
+      return {};
+    return {lacks / std::max(1.0, has), "free " + format_number(lacks) +
+                                            " GiB a GPU more: weights or a KV cache of fewer bits, more GPUs "
+                                            "an instance, or a part with more memory"};
+  }
   const char* floor = std::strstr(reason, "takes at least ");
   double least = 0, limit = 0;
   char key[64] = "";
@@ -107,7 +118,21 @@ std::string nearest_rejected(const CandidateList& list) {
     nearest = &candidate;
     least = std::move(miss);
   }
-  if (nearest == nullptr) return "";
+  if (nearest == nullptr) {  // what a configuration lacks has no size: who has the fewest mistakes
+    long fewest = 0;
+    for (const Candidate& candidate : list.all) {
+      if (candidate.rejected != RejectedBy::configuration) continue;
+      const std::size_t at = candidate.reason.rfind(" (and ");
+      const long more =
+          at == std::string::npos ? 0 : std::strtol(candidate.reason.c_str() + at + 6, nullptr, 10);
+      if (nearest != nullptr && more >= fewest) continue;
+      nearest = &candidate;
+      fewest = more;
+    }
+    if (nearest == nullptr) return "";
+    return ". The nearest is " + nearest->label() + ", refused for " + std::to_string(fewest + 1) +
+           (fewest == 0 ? " reason" : " reasons") + " (" + nearest->reason + "): vary what that names";
+  }
   return ". The nearest is " + nearest->label() + " (" + nearest->reason + "): " + least.change;
 }
 

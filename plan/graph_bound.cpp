@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "costmodel/energy.h"
 #include "plan/bounds.h"
 #include "plan/candidates.h"
 
@@ -133,19 +134,88 @@ LoadFacts load_facts(const Scenario& any, const std::vector<TraceRequest>& reque
   return load;
 }
 
+namespace {
+
+// How many rows' worth of steps a pool's instances run side by side: ranks that have tokens of their own (a
+// joint step takes no less than one rank's part of it alone), stages that hold different batches (their times
+// add up to the price of a step), engines behind one front end.
+double side_by_side(const PoolSpec& pool) {
+  const InstanceSpec& instance = pool.instance;
+  return static_cast<double>(instance.plan.dp) * static_cast<double>(instance.plan.pp) *
+         static_cast<double>(instance.engines) * static_cast<double>(pool.replicas);
+}
+
+// Bounds on device time hold for its steps: drafts say several tokens a step, loads of experts that are drawn
+// or follow a popularity are priced step by step, and shares of a context divide a prompt otherwise.
+bool prices_bound(const InstanceSpec& instance) {
+  return !instance.speculation.on() && !instance.experts.on() && instance.plan.cp <= 1;
+}
+
+// The device time of the load on a pool, for as long as its instances all work.
+double pool_busy_s(const PoolSpec& pool, const StepPricer& pricer, const LoadFacts& load) {
+  const double token = token_ns(pricer), context = context_ns(pricer);
+  const bool prompts = pool.role != PoolRole::decode, decodes = pool.role != PoolRole::prefill;
+  std::vector<double> work;
+  for (std::size_t i = 0; i < load.prompts.size(); ++i) {
+    const double prompt = load.prompts[i], later = load.outputs[i] - 1;
+    double ns = prompts ? (load.prompts_count ? prompt : 1) * token : 0;
+    if (decodes) ns += later * token + later * prompt * context * prompt_room;
+    work.push_back(ns);
+  }
+  return lightest(std::move(work), load.share) * 1e-9 * room / side_by_side(pool);
+}
+
+// Where pools, stages, ranks or drafts share the work: GPUs and prices are what they are, tokens come no
+// faster than they arrive, and each role's pool has to do its part of the load. Everything is of the whole
+// deployment, or of one pool's instances where the search counts them.
+GraphBound bound_shared(const PlanSpace& space, const Scenario& scenario, const LoadFacts& load) {
+  GraphBound bound;
+  const std::vector<const PoolSpec*> pools = scenario.pools();
+  const bool counted = pools.size() == 1;
+  bound.known = true;
+  bound.instances = counted ? scenario.pool.replicas : 1;
+  const auto instances = static_cast<double>(bound.instances);
+  bound.gpus = static_cast<double>(scenario.gpus()) / instances;
+  bound.usd_per_hour = usd_per_hour(space, scenario) / instances;
+  for (const PoolSpec* pool : pools) {
+    if (space.objective == PlanObjective::energy) {
+      const auto energy = load_energy(pool->instance.hardware);
+      if (energy.ok())
+        bound.idle_w += static_cast<double>(pool->gpus()) * energy->idle.value.value() / instances;
+    }
+    // Of several pools of one role each has a share that nobody knows.
+    const bool only =
+        std::count_if(pools.begin(), pools.end(), [&](const PoolSpec* other) {
+          return other->role == pool->role || other->role == PoolRole::mixed || pool->role == PoolRole::mixed;
+        }) == 1;
+    if (!only || pool->role == PoolRole::encoder || !prices_bound(pool->instance)) continue;
+    const auto pricer = StepPricer::create(pool->instance, scenario.what_if);
+    if (pricer.ok()) bound.busy_s = std::max(bound.busy_s, pool_busy_s(*pool, *pricer, load) * instances);
+  }
+  return bound;
+}
+
+}  // namespace
+
 GraphBound bound_graph(const PlanSpace& space, const Scenario& scenario, const LoadFacts& load,
                        const StepPricer& pricer) {
   GraphBound bound;
   const PoolSpec& pool = scenario.pool;
-  if (!one_plain_pool(scenario) || !scenario.faults.empty() || pool.autoscale || load.cancels ||
-      load.prompts.empty())
-    return bound;
+  const auto pools = scenario.pools();
+  const bool comes_and_goes =
+      std::any_of(pools.begin(), pools.end(), [](const PoolSpec* p) { return p->autoscale.has_value(); });
+  if (!scenario.faults.empty() || comes_and_goes || load.cancels || load.prompts.empty()) return bound;
   // Arrivals of a closed loop are not those of the trace, so that the warm-up takes in one knows not whom.
   if (scenario.workload.closed_loop_concurrency > 0 && scenario.workload.warmup_s > 0) return bound;
+  if (!one_plain_pool(scenario)) return bound_shared(space, scenario, load);
   bound.known = true;
   bound.instances = pool.replicas;
   bound.gpus = static_cast<double>(pool.gpus()) / pool.replicas;
   bound.usd_per_hour = usd_per_hour(space, scenario) / pool.replicas;
+  if (space.objective == PlanObjective::energy) {
+    const auto energy = load_energy(pool.instance.hardware);
+    if (energy.ok()) bound.idle_w = bound.gpus * energy->idle.value.value();
+  }
   bound.sequences = pool.instance.engine.settings.max_num_seqs * pool.instance.engines;
   const double token = token_ns(pricer), context = context_ns(pricer);
   LoneLatency lone(pricer, load.prompts_count);
@@ -170,8 +240,9 @@ GraphBound weaker(const GraphBound& a, const GraphBound& b) {
   GraphBound out = a;
   out.known = a.known && b.known;
   out.instances = std::min(a.instances, b.instances);
-  for (double GraphBound::*field : {&GraphBound::gpus, &GraphBound::usd_per_hour, &GraphBound::busy_s,
-                                    &GraphBound::step_s, &GraphBound::tokens, &GraphBound::latency_ms})
+  for (double GraphBound::*field :
+       {&GraphBound::gpus, &GraphBound::usd_per_hour, &GraphBound::idle_w, &GraphBound::busy_s,
+        &GraphBound::step_s, &GraphBound::tokens, &GraphBound::latency_ms})
     out.*field = std::min(a.*field, b.*field);
   out.sequences = a.sequences == 0 || b.sequences == 0 ? 0 : std::max(a.sequences, b.sequences);
   return out;
@@ -205,6 +276,8 @@ ObjectiveBound bound_objective(const PlanSpace& space, const LoadFacts& load, co
     case PlanObjective::throughput: out.objective = -most_rate / gpus; break;
     case PlanObjective::latency: out.objective = graph.latency_ms; break;
     case PlanObjective::goodput: out.objective = -most_requests / gpus; break;
+    // No board draws less than an idle one, for as long as requests arrive.
+    case PlanObjective::energy: out.objective = instances * graph.idle_w / most_rate; break;
     case PlanObjective::rate: out.known = false; break;
   }
   return out;
@@ -218,6 +291,7 @@ std::int64_t most_instances(const PlanSpace& space, const ObjectiveBound& bound,
   double most = 0;
   switch (space.objective) {
     case PlanObjective::gpus:
+    case PlanObjective::energy:
     case PlanObjective::cost: most = *limit / (bound.objective / instances); break;  // grows with them
     case PlanObjective::throughput:
     case PlanObjective::goodput: most = bound.objective * instances / *limit; break;  // shrinks with them

@@ -26,12 +26,13 @@ struct LoadFacts {
 };
 LoadFacts load_facts(const Scenario& any, const std::vector<TraceRequest>& requests);
 
-// Everything of one instance of a graph. Unknown (`known` false): several pools, stages, ranks, speculation,
-// followed experts, faults.
+// Everything of one instance of a graph; of several pools, of the whole deployment. Unknown (`known` false):
+// faults, instances that come and go, clients that leave.
 struct GraphBound {
   bool known = false;
   std::int64_t instances = 1;  // that the scenario has
   double gpus = 0, usd_per_hour = 0;
+  double idle_w = 0;           // of its GPUs together, where the objective is energy
   double busy_s = 0;           // device time of the load
   double step_s = 0;           // of the shortest step
   double tokens = 0;           // output tokens that need steps

@@ -28,6 +28,7 @@ std::string objective_text(PlanObjective objective, const PlanScore& score) {
     case PlanObjective::latency: return format_fixed(score.mean_e2e_ms, 1) + " ms";
     case PlanObjective::goodput:
       return format_fixed(score.met_per_s / static_cast<double>(score.gpus), 3) + " requests/s/GPU in time";
+    case PlanObjective::energy: return format_fixed(score.joules_per_token, 3) + " J/token";
     case PlanObjective::rate: return format_fixed(-score.objective, 3) + " requests/s/GPU";
   }
   return "";
@@ -35,7 +36,8 @@ std::string objective_text(PlanObjective objective, const PlanScore& score) {
 
 double shown_objective(const PlanScore& score) { return std::abs(score.objective); }
 
-PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunResult& run) {
+PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunResult& run,
+                   const EnergyResult* energy) {
   PlanScore s;
   s.replicas = scenario.pool.replicas;
   s.gpus = scenario.gpus();
@@ -62,12 +64,17 @@ PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunRe
   s.usd_per_hour = usd_per_hour(space, scenario);
   if (s.output_tokens_per_s > 0) s.usd_per_million = s.usd_per_hour / 3600 / s.output_tokens_per_s * 1e6;
   s.saturated = run.saturated;
+  if (energy != nullptr) {
+    s.joules_per_token = energy->per_token.nominal;
+    s.watts_per_gpu = energy->watts_per_gpu;
+  }
   switch (space.objective) {
     case PlanObjective::gpus: s.objective = static_cast<double>(s.gpus); break;
     case PlanObjective::cost: s.objective = s.usd_per_million; break;
     case PlanObjective::throughput: s.objective = -s.output_tokens_per_s / static_cast<double>(s.gpus); break;
     case PlanObjective::latency: s.objective = s.mean_e2e_ms; break;
     case PlanObjective::goodput: s.objective = -s.met_per_s / static_cast<double>(s.gpus); break;
+    case PlanObjective::energy: s.objective = s.joules_per_token; break;
     case PlanObjective::rate: break;  // of many runs (rate_search.h)
   }
   return s;

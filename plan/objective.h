@@ -5,6 +5,7 @@
 
 #include "plan/blocks.h"
 #include "plan/candidates.h"
+#include "sim/costed/energy.h"
 #include "sim/results.h"
 
 namespace orrery {
@@ -22,7 +23,8 @@ struct PlanScore {
   double kv_peak = 0;                            // share of the KV blocks, of the fullest instance
   bool saturated = false;
   double rate_factor = 1;  // so many times faster than the workload as it is (objective `rate`)
-  double met_per_s = 0;    // requests that met every limit
+  double joules_per_token = 0, watts_per_gpu = 0;  // of the objective `energy`
+  double met_per_s = 0;                            // requests that met every limit
   // Of the run itself, and of the one with an instance less that the search tried and that misses the SLO.
   RequestBlocks blocks, fewer;
   bool cut = false;  // stopped when it could no longer meet the SLO: `attainment` is the most it could have
@@ -37,7 +39,9 @@ std::string objective_text(PlanObjective objective, const PlanScore& score);
 // As outputs have it: what is to be large is positive there.
 double shown_objective(const PlanScore& score);
 
-PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunResult& run);
+// `energy`: what the run drew, where the objective asks for it.
+PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunResult& run,
+                   const EnergyResult* energy = nullptr);
 
 // Who meets the SLO comes first; then the objective, then the mean end-to-end latency. Of those who miss it
 // the larger attainment comes first. Strict: false for equals.

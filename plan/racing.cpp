@@ -75,6 +75,10 @@ PlanScore resampled_part(const PlanSpace& space, const PlanScore& score, const W
     case PlanObjective::throughput: out.objective = -sum.tokens / busy / gpus; break;
     case PlanObjective::latency: out.objective = out.mean_e2e_ms; break;
     case PlanObjective::goodput: out.objective = -sum.met / busy / gpus; break;
+    // The same boards, whatever they draw, for as long as these blocks take.
+    case PlanObjective::energy:
+      out.objective = sum.tokens > 0 ? score.watts_per_gpu * gpus * busy / sum.tokens : 0;
+      break;
     case PlanObjective::rate: out.objective = score.objective; break;
   }
   return out;

@@ -88,6 +88,10 @@ Json entry_json(const PlanSpace& space, const PlanSearch& search, const PlanEntr
   out["requests_per_s"] = s.requests_per_s;
   out["usd_per_hour"] = s.usd_per_hour > 0 ? Json(s.usd_per_hour) : Json(nullptr);
   out["usd_per_million_output_tokens"] = s.usd_per_million > 0 ? Json(s.usd_per_million) : Json(nullptr);
+  if (s.watts_per_gpu > 0) {
+    out["joules_per_output_token"] = s.joules_per_token;
+    out["watts_per_gpu"] = s.watts_per_gpu;
+  }
   out["kv_peak"] = s.kv_peak;
   out["saturated"] = s.saturated;
   out["requests"] = entry.requests;

@@ -33,6 +33,8 @@ constexpr std::array number_fields = {
     NumberField{"kv_peak", &PlanScore::kv_peak},
     NumberField{"rate_factor", &PlanScore::rate_factor},
     NumberField{"met_per_s", &PlanScore::met_per_s},
+    NumberField{"joules_per_token", &PlanScore::joules_per_token},
+    NumberField{"watts_per_gpu", &PlanScore::watts_per_gpu},
 };
 
 constexpr std::array block_fields = {
@@ -196,6 +198,27 @@ PlanScore cut_short(const Scenario& scenario, const BlockSink& sink) {
   return score;
 }
 
+// What it draws is asked where the objective wants to know.
+std::pair<Result<RunResult>, PlanScore> run_and_score(const PlanSpace& space, const Scenario& scenario,
+                                                      RunOptions options) {
+  std::optional<EnergyMeter> meter;
+  if (space.objective == PlanObjective::energy) {
+    auto made = EnergyMeter::create(scenario);
+    if (!made.ok()) return {made.errors(), {}};
+    meter.emplace(std::move(made).value());
+    options.energy = &*meter;
+  }
+  auto result = run_scenario(scenario, options);
+  PlanScore score;
+  if (result.ok() && meter) {
+    const EnergyResult energy = meter->result(*result);
+    score = score_of(space, scenario, *result, &energy);
+  } else if (result.ok()) {
+    score = score_of(space, scenario, *result);
+  }
+  return {std::move(result), std::move(score)};
+}
+
 std::string key_of(const Candidate& candidate, std::size_t workload, const PlanRunner::Question& question) {
   std::string key = candidate.key_under(workload) + "/" + std::to_string(question.replicas) + "/" +
                     std::to_string(question.requests);
@@ -243,13 +266,13 @@ Result<PlanScore> PlanRunner::run_under(const Candidate& candidate, std::size_t 
   options.rate_factor = question.rate_factor;
   options.sink = &sink;
   options.keep_going = [&](std::uint64_t) { return !sink.hopeless() && !stopped(); };
-  auto result = run_scenario(scenario, options);
+  auto [result, score] = run_and_score(*space_, scenario, options);
   if (!result.ok() && sink.hopeless()) {
-    const PlanScore score = cut_short(scenario, sink);
+    const PlanScore cut = cut_short(scenario, sink);
     ++runs_;
     requests_ += question.requests;
-    ORRERY_TRY_STATUS(store_->put(key + "/cut", score_text(score)));
-    return score;
+    ORRERY_TRY_STATUS(store_->put(key + "/cut", score_text(cut)));
+    return cut;
   }
   if (!result.ok()) {
     const ErrorKind kind = result.errors().front().kind;
@@ -260,7 +283,6 @@ Result<PlanScore> PlanRunner::run_under(const Candidate& candidate, std::size_t 
     ORRERY_TRY_STATUS(store_->put(key, score_text(refused)));
     return refused;
   }
-  PlanScore score = score_of(*space_, scenario, *result);
   score.blocks = sink.blocks();
   score.rate_factor = question.rate_factor;
   ++runs_;
@@ -385,10 +407,11 @@ Status PlanRunner::estimate_under(const Candidate& candidate, std::size_t worklo
   RungShares shares;  // of the nominal run
   const auto measure = [&](RunOptions options) -> Result<RunMetrics> {
     options.rate_factor = factor;
-    ORRERY_TRY(result, run_scenario(scenario, options));
+    auto [run, score] = run_and_score(*space_, scenario, options);
+    ORRERY_TRY(result, std::move(run));
     // Scores first: a run without an answer has fewer of the others.
     RunMetrics metrics{{}, result.completed + result.failed + result.rejected};
-    append_score(score_of(*space_, scenario, result), metrics.metrics);
+    append_score(score, metrics.metrics);
     for (MetricInterval& m : metrics_of(result)) metrics.metrics.push_back(std::move(m));
     if (shares.empty()) shares = result.price_sources;
     ++runs_;

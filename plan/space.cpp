@@ -12,7 +12,8 @@ namespace orrery {
 
 namespace {
 
-const std::vector<std::string> objective_names = {"gpus", "cost", "throughput", "latency", "goodput", "rate"};
+const std::vector<std::string> objective_names = {"gpus",    "cost", "throughput", "latency",
+                                                  "goodput", "rate", "energy"};
 
 // `parallel` beside `parallel.tp`: the one that is set later would undo the other.
 bool within(const std::string& inner, const std::string& outer) {
@@ -84,16 +85,6 @@ void read_parts(const Yaml& search, PlanSpace& space) {
   }
   if (const Yaml replicas = search.optional("replicas"); replicas.present())
     space.most_replicas = replicas.require("up_to").integer(1, 1, 4096);
-}
-
-PlanObjective read_objective(const Yaml& node) {
-  if (node.scalar_text() == "energy") {
-    node.fail(
-        "profiles say what power a part may draw at most, and no source what its steps draw; search for "
-        "`gpus` or `cost`");
-    return PlanObjective::gpus;
-  }
-  return static_cast<PlanObjective>(node.choice(objective_names));
 }
 
 std::vector<double> read_factors(const Yaml& node, double most) {
@@ -194,7 +185,7 @@ Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& option
   for (const char* key : scenario_keys) root.optional(key);
   const Yaml search = root.require("search");
   space.shapes = read_shapes(search);
-  space.objective = read_objective(search.require("objective"));
+  space.objective = static_cast<PlanObjective>(search.require("objective").choice(objective_names));
   read_parts(search, space);
   read_around(search, space);
   space.finalists = search.optional("finalists").integer(8, 1, 1000);

@@ -42,6 +42,7 @@ enum class PlanObjective {
   latency,     // shortest mean end-to-end latency
   goodput,     // most requests per second and GPU that meet every limit
   rate,        // highest request rate per GPU at which the SLO is met
+  energy,      // fewest joules of GPU boards per output token
 };
 const char* to_string(PlanObjective objective);
 

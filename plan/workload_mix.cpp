@@ -15,9 +15,10 @@ PlanScore combined(const PlanSpace& space, std::vector<PlanScore> each) {
   PlanScore out = each.front();
   out.blocks.clear();
   out.fewer.clear();
-  constexpr double PlanScore::*means[] = {&PlanScore::mean_e2e_ms, &PlanScore::output_tokens_per_s,
+  constexpr double PlanScore::*means[] = {&PlanScore::mean_e2e_ms,    &PlanScore::output_tokens_per_s,
                                           &PlanScore::requests_per_s, &PlanScore::usd_per_million,
-                                          &PlanScore::met_per_s};
+                                          &PlanScore::met_per_s,      &PlanScore::joules_per_token,
+                                          &PlanScore::watts_per_gpu};
   for (const auto field : means) {
     out.*field = 0;
     for (std::size_t w = 0; w < each.size(); ++w) out.*field += space.workloads[w].weight * (each[w].*field);

@@ -317,6 +317,7 @@ Json summary_json(const SummaryInput& in) {
   j["cost"] = cost_json(in);
   j["find_rate"] = in.rate_search == nullptr ? Json(nullptr) : rate_json(*in.rate_search);
   j["gpus"] = in.gpus;
+  if (!in.energy.is_null()) j["energy"] = in.energy;
   j["images"] = images_json(r);
   j["kv_offload"] = offload_json(r);
   j["energy"] = nullptr;
@@ -466,7 +467,7 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   }
   out += "prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
-  out += lines_of_features(r);
+  out += lines_of_features(r) + in.energy_text;
   out += speculation_text(in);
   if (in.rate_search != nullptr) {
     const RateSearch& s = *in.rate_search;

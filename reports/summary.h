@@ -31,6 +31,8 @@ struct SummaryInput {
   std::uint64_t seed = 1;
   std::string version;
   double wall_s = 0, peak_rss_mb = 0;
+  Json energy = nullptr;    // what the GPUs drew, where it was asked for
+  std::string energy_text;  // the same as a line
 };
 
 Json summary_json(const SummaryInput& input);

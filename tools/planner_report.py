@@ -75,8 +75,11 @@ LARGE = LOAD.replace("percentile: 90", "percentile: 95") + """search:
     engine_args.max_num_seqs: [32, 48, 64, 96, 128, 192, 256, 384, 512]
 """
 QUESTIONS = (
-    ("DeepSeek-R1 on up to eight nodes of eight H200, at most 50 ms a token", "plan-deepseek-r1-hopper.yaml", ()),
-    ("the same with 1,024 requests at a time", "plan-deepseek-r1-hopper.yaml", ("workload.closed_loop.concurrency=1024",)),
+    ("DeepSeek-R1 on up to sixteen nodes of eight H200, 40 requests a second, a token in 50 ms, the first in 3 s", "plan-deepseek-r1-hopper.yaml", ()),
+    ("the same, ten requests a second", "plan-deepseek-r1-hopper.yaml", (
+        "workload.generator.arrivals.rate=10", "workload.generator.requests=2500")),
+    ("the same, one request a second", "plan-deepseek-r1-hopper.yaml", (
+        "workload.generator.arrivals.rate=1", "workload.generator.requests=1500")),
     ("Qwen3-235B on eight MI300X with hot experts, lowest latency", "plan-qwen3-235b-mi300x.yaml", ()),
     ("the same without hot experts", "plan-qwen3-235b-mi300x.yaml", ("deployment.experts.popularity=uniform",)),
     ("KV blocks in host memory for latent attention on four MI325X", "plan-mi325x-offload.yaml", ()),

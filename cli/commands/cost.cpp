@@ -14,6 +14,7 @@
 #include "cli/commands/cost_pairs.h"
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
+#include "cli/commands/energy_output.h"
 #include "cli/interrupt.h"
 #include "costmodel/draft_trees.h"
 #include "costmodel/memory_plan.h"
@@ -26,7 +27,7 @@ namespace orrery {
 namespace {
 
 struct CostOptions {
-  bool step_given = false, run = false;
+  bool step_given = false, run = false, energy = false;
   std::vector<std::string> with;  // --set of the second scenario alone
   std::string scenario, step, steps, out, ops, hardware, kernels = "orrery", pool;
   std::vector<std::string> compare;
@@ -124,9 +125,15 @@ std::string steps_csv(const Loaded& loaded, const std::vector<StepRequest>& step
   return csv;
 }
 
+Result<std::optional<EnergyProfile>> energy_of(const CostOptions& options, const InstanceSpec& instance) {
+  if (!options.energy) return std::optional<EnergyProfile>();
+  ORRERY_TRY(profile, load_energy(instance.hardware));
+  return std::optional(std::move(profile));
+}
+
 // `deviations`: of the memory plan, to either end of the interval of the KV cache.
-Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vector<StepRequest>& steps,
-               double deviations) {
+Result<Json> pool_json(const CostOptions& options, const Loaded& loaded,
+                       const std::vector<StepRequest>& steps, double deviations) {
   Json result{{"scenario", options.scenario},
               {"instance", instance_line(loaded.instance())},
               {"what_if", loaded.scenario.is_what_if},
@@ -138,9 +145,11 @@ Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vect
                             {"verified", s.verified},
                             {"depth", s.tokens},
                             {"further_candidates", s.siblings_assumed ? "assumed" : "given"}};
+  ORRERY_TRY(energy, energy_of(options, loaded.instance()));
   for (const StepRequest& step : steps) {
-    result["steps"].push_back(
-        step_json(to_text(step), loaded.pricer.explain(step.view(loaded.instance().speculation.drafts()))));
+    const StepBreakdown cost = loaded.pricer.explain(step.view(loaded.instance().speculation.drafts()));
+    result["steps"].push_back(step_json(to_text(step), cost));
+    if (energy) result["steps"].back()["energy"] = step_energy_json(step_energy(*energy, cost));
   }
   return result;
 }
@@ -149,6 +158,7 @@ Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
                               const std::vector<StepRequest>& steps, double deviations) {
   const InstanceSpec& instance = loaded.instance();
   const std::int32_t drafts = instance.speculation.drafts();
+  ORRERY_TRY(energy, energy_of(options, instance));
   std::string text = loaded.title + instance_line(instance) +
                      (loaded.scenario.is_what_if ? " (what-if)\n" : "\n") + tree_line(instance.speculation);
   if (options.step.empty()) {
@@ -160,8 +170,9 @@ Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
     const std::string alike = instance.plan.dp > 1 ? ", on each of " + std::to_string(instance.plan.dp) +
                                                          " ranks of attention data parallelism"
                                                    : "";
-    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)) + alike,
-                              loaded.pricer.explain(step.view(drafts)));
+    const StepBreakdown cost = loaded.pricer.explain(step.view(drafts));
+    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)) + alike, cost);
+    if (energy) text += step_energy_text(step_energy(*energy, cost));
   }
   return text;
 }
@@ -187,7 +198,11 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     if (!options.out.empty()) {
       if (const int code = write_file(options.out, steps_csv(loaded, *steps)); code != 0) return code;
     }
-    if (context.json) all.push_back(pool_json(options, loaded, *steps, deviations));
+    if (context.json) {
+      auto json = pool_json(options, loaded, *steps, deviations);
+      if (!json.ok()) return report_errors(json.errors());
+      all.push_back(std::move(json).value());
+    }
     auto shown = pool_text(options, loaded, *steps, deviations);
     if (!shown.ok()) return report_errors(shown.errors());
     text += (text.empty() ? "" : "\n") + *shown;
@@ -330,6 +345,7 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       ->allow_extra_args(false);
   CLI::Option* ops =
       cost->add_option("--ops", options->ops, "single operators to price, one JSON object a line");
+  cost->add_flag("--energy", options->energy, "what a GPU draws in each step shown (docs/energy.md)");
   cost->add_option("--pool", options->pool, "of a deployment of several pools, the one to price")
       ->excludes(ops);
   cost->add_option("--hardware", options->hardware, "part for --ops")->needs(ops);

@@ -12,6 +12,7 @@
 
 #include "base/text.h"
 #include "cli/command_table.h"
+#include "cli/commands/energy_output.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/interval_runs.h"
@@ -32,7 +33,7 @@ namespace {
 
 struct SimulateOptions {
   std::string scenario, trace, out, outputs = "requests", intervals = "auto", tape, window;
-  bool itl = false, find_rate = false, steps_csv = false, report = true;
+  bool itl = false, find_rate = false, steps_csv = false, report = true, energy = false;
   std::int64_t seed = -1;
 };
 
@@ -139,7 +140,7 @@ std::uint64_t expected_requests(const WorkloadSpec& workload) {
 }
 
 Result<RunResult> run_nominal(const Scenario& scenario, const SimulateOptions& options, RunOutputs& outputs,
-                              const CommandContext& context) {
+                              EnergyMeter* energy, const CommandContext& context) {
   std::optional<TapeRecorder> tape;
   if (!options.tape.empty()) {
     ORRERY_TRY(recorder, TapeRecorder::create(options.tape, scenario, version(), "simulation", true));
@@ -150,6 +151,7 @@ Result<RunResult> run_nominal(const Scenario& scenario, const SimulateOptions& o
   RunOptions run_options;
   run_options.sink = outputs.sink();
   run_options.observer = outputs.observer();
+  run_options.energy = energy;
   run_options.per_request_itl = options.itl;
   run_options.keep_going = [&](std::uint64_t done) {
     progress.update(done);
@@ -232,10 +234,19 @@ Result<int> simulate(const SimulateOptions& options, const CommandContext& conte
   ORRERY_TRY(runs, interval_runs(options.intervals));
   ORRERY_TRY(scenario, open_scenario(options, context));
   ORRERY_TRY_STATUS(check_can_be_read_again(scenario, options, runs));
+  std::optional<EnergyMeter> energy;
+  if (options.energy) {
+    ORRERY_TRY(meter, EnergyMeter::create(scenario));
+    energy.emplace(std::move(meter));
+  }
   const double begin = seconds_now();
   ORRERY_TRY(outputs, open_outputs(options, scenario));
-  ORRERY_TRY(run, run_nominal(scenario, options, outputs, context));
+  ORRERY_TRY(run, run_nominal(scenario, options, outputs, energy ? &*energy : nullptr, context));
   SummaryInput summary = summary_of(scenario, run, seconds_now() - begin);
+  if (energy) {
+    summary.energy = energy_json(energy->result(run));
+    summary.energy_text = energy_text(energy->result(run));
+  }
   say(LogLevel::info,
       human_count(static_cast<double>(run.steps)) + " steps simulated in " + human_seconds(summary.wall_s));
   ORRERY_TRY(extras, run_extras(scenario, run, options, runs, context));
@@ -277,6 +288,7 @@ void register_simulate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--steps-csv", options->steps_csv, "steps.csv: one engine step (or stretch) a row");
   c->add_option("--intervals", options->intervals, "off, auto (16 paired runs) or a number of runs");
   c->add_flag("--find-rate", options->find_rate, "the highest rate that meets the SLO");
+  c->add_flag("--energy", options->energy, "what the GPUs' boards draw (docs/energy.md)");
   c->add_option("--seed", options->seed, "instead of the scenario's seed")
       ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
   c->add_option("--tape", options->tape, "records the run for `orrery replay`");

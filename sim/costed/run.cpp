@@ -8,9 +8,11 @@
 #include "sim/costed/cost_model_executor.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/draft_paths.h"
+#include "sim/costed/energy.h"
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/faults.h"
 #include "sim/costed/image_processor.h"
+#include "sim/costed/mean_steps.h"
 #include "sim/costed/pooled_executor.h"
 #include "sim/costed/run_fabric.h"
 #include "sim/costed/run_reports.h"
@@ -29,56 +31,6 @@ PriceScales product(const PriceScales& a, const PriceScales& b) {
 }
 
 namespace {
-
-using RungTimes = std::array<double, static_cast<std::size_t>(Rung::count)>;
-
-// Which rung of evidence the device time of a pool stands on: the mean step of each kind, taken apart,
-// weighted by the kind's time. Every step by itself would cost more than the simulation. Returns the time.
-double add_price_sources(const StepPricer& pricer, const EncoderPricer* encoder,
-                         const CostModelExecutor::Usage& usage, RungTimes& ns) {
-  double total = 0;
-  for (const CostModelExecutor::StepKind& kind : {usage.prefill, usage.mixed, usage.decode}) {
-    if (kind.steps == 0 || kind.ns == 0) continue;
-    const std::int64_t parts = kind.steps * pricer.ranks();  // of a step, those of its ranks
-    const auto mean = [&](std::int64_t sum) { return (sum + parts / 2) / parts; };
-    std::vector<PrefillChunk> chunks;
-    if (kind.chunks > 0)
-      chunks.push_back({static_cast<std::int32_t>(std::max<std::int64_t>(2, mean(kind.prefill_tokens))),
-                        kind.prefill_context / kind.chunks});
-    StepShape shape;
-    shape.prefill = chunks;
-    shape.decode_sequences = static_cast<std::int32_t>(mean(kind.decodes));
-    if (chunks.empty()) shape.decode_sequences = std::max(1, shape.decode_sequences);
-    shape.decode_context_tokens = mean(kind.decode_context);
-    shape.draft_tokens = static_cast<std::int32_t>(mean(kind.drafts));
-    const StepBreakdown step = pricer.explain(shape);
-    for (const OpLine& line : step.ops) {
-      const double share = static_cast<double>(line.time_ns) / static_cast<double>(step.timing.busy);
-      ns[static_cast<std::size_t>(rung_named(line.rung))] += share * static_cast<double>(kind.ns);
-    }
-    total += static_cast<double>(kind.ns);
-  }
-  if (usage.encoder_ns > 0) {
-    const std::vector<OpLine> lines = encoder->explain(usage.largest_pass);
-    double busy = 0;
-    for (const OpLine& line : lines) busy += static_cast<double>(line.time_ns);
-    for (const OpLine& line : lines) {
-      ns[static_cast<std::size_t>(rung_named(line.rung))] +=
-          static_cast<double>(line.time_ns) / busy * static_cast<double>(usage.encoder_ns);
-    }
-    total += static_cast<double>(usage.encoder_ns);
-  }
-  return total;
-}
-
-std::vector<std::pair<std::string, double>> shares_of(const RungTimes& ns, double total) {
-  std::vector<std::pair<std::string, double>> out;
-  for (std::size_t i = 0; i < ns.size(); ++i) {
-    if (ns[i] > 0) out.emplace_back(to_string(static_cast<Rung>(i)), ns[i] / total);
-  }
-  if (out.empty()) out.emplace_back(to_string(Rung::roofline), 1.0);
-  return out;
-}
 
 // Tokens that a name of content covers: engines that share prefixes by blocks need no finer names.
 std::int32_t content_block(const EngineProfile& engine) {
@@ -418,7 +370,7 @@ Result<std::unique_ptr<FleetPlan>> add_fleet(const RunParts& parts, SimulationSe
   return plan;
 }
 
-void report_pools(const RunParts& parts, RunResult& result) {
+void report_pools(const RunParts& parts, EnergyMeter* energy, RunResult& result) {
   RungTimes ns{};
   double total = 0;
   // Shares of several pools with stages would not add up to anything.
@@ -431,6 +383,7 @@ void report_pools(const RunParts& parts, RunResult& result) {
     pool.images.report(pool.executor->usage(), result);
     pool.executor->experts().report(result.experts);
     total += add_price_sources(pool.pricer, pool.images.encoder.get(), pool.executor->usage(), ns);
+    if (energy != nullptr) energy->add(i, pool.pricer, pool.executor->usage());
     describe_pool(*pool.spec, pool.config.block_size, result.pools[i]);
   }
   result.price_sources = shares_of(ns, total);
@@ -491,7 +444,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   for (const auto& p : parts->pools)
     ORRERY_TRY_STATUS(check_log(p->spec->instance.speculation, p->acceptance));
   ORRERY_TRY_STATUS(check_measured(result, options));
-  report_pools(*parts, result);
+  report_pools(*parts, options.energy, result);
   if (transport != nullptr && is_disaggregated(scenario.pools()))
     report_transport(*transport, has_decoders(scenario), result);
   return result;

@@ -10,6 +10,7 @@
 
 namespace orrery {
 
+class EnergyMeter;
 class ExpertChoiceLog;
 struct SimulationSetup;
 
@@ -25,6 +26,7 @@ struct RunOptions {
   double rate_factor = 1.0;          // plays the workload so many times faster (find-rate)
   std::uint64_t limit_requests = 0;  // 0 = the scenario's own limit
   std::function<bool(std::uint64_t)> keep_going = {};
+  EnergyMeter* energy = nullptr;       // asks what its GPUs drew; of this scenario
   ExpertChoiceLog* choices = nullptr;  // where experts are drawn
   // Who wants something, instead of the workload, which need not be there then. `input_delay`: from the
   // client to the nearest engine's input queue.

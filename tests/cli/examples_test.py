@@ -22,13 +22,17 @@ def call(*command):
 
 def planned(orrery, path):
     """A space for `plan`: searched over a few requests, somebody is chosen."""
-    ran = call(orrery, "plan", str(path), "--json", "--set", f"workload.limit={{requests: {LIMIT}}}",
-               "--set", "search.finalists=2", "--set", "search.draws=2")
+    workloads = len(re.findall(r"^      workload:", path.read_text(), re.M))  # of search.workloads
+    limits = [f"search.workloads[{w}].workload.limit" for w in range(workloads)] or ["workload.limit"]
+    short = [word for limit in limits for word in ("--set", f"{limit}={{requests: {LIMIT}}}")]
+    ran = call(orrery, "plan", str(path), "--json", *short, "--set", "search.finalists=2", "--set", "search.draws=2")
     if ran.returncode != 0:
         return f"plan: exit code {ran.returncode}: {ran.stderr.strip()}"
     answer = json.loads(ran.stdout)
     attainment = answer["choice"]["attainment"]
-    few = answer["feasible"] < min(9, answer["candidates"] / 2)
+    # What others are better than is no loss.
+    lost = sum(row["candidates"] for row in answer["rejected"] if not row["reason"].startswith("bound"))
+    few = answer["candidates"] - lost < min(9, answer["candidates"] / 2)
     return "" if (attainment is None or attainment > 0.9) and not few else f"plan: {answer['choice']}"
 
 

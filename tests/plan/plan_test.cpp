@@ -286,6 +286,31 @@ TEST_CASE("nobody meets it: the nearest, and what to relax") {
   if (!search.finalists.empty()) CHECK(error.message.find("Relax slo.ttft_ms") != std::string::npos);
 }
 
+TEST_CASE("nothing fits: the nearest, how much it lacks, and what lets it in") {
+  const Folder folder;
+  const auto message = [&](const std::string& model, const std::string& vary) {
+    std::string text = scenario_text(easy_slo);
+    text.replace(text.find("qwen3-8b"), 8, model);
+    const PlanSpace space =
+        space_of(folder, text + "search:\n  objective: gpus\n  draws: 2\n  vary: {" + vary + "}\n");
+    const PlanSearch search = searched(space);
+    const Error error = no_deployment({&space, &search, "", ""});
+    CHECK(error.kind == ErrorKind::infeasible);
+    return error.message;
+  };
+  // 32 billion parameters in bf16 on 48 GB: on two cards as little as on one, but less is lacking.
+  const std::string memory = message("qwen3-32b",
+                                     "hardware: [l40s], parallel.tp: [1], kv_cache_dtype: [auto, fp8],"
+                                     " engine_args.gpu_memory_utilization: [0.8, 0.9]");
+  CHECK(memory.find("The nearest is") != std::string::npos);
+  CHECK(memory.find("gpu_memory_utilization 0.9 (") != std::string::npos);
+  CHECK(memory.find("GiB a GPU more") != std::string::npos);
+  // 32 heads: neither divides them; three is refused for one thing less than five, which also leaves the KV
+  // heads over.
+  const std::string widths = message("qwen3-8b", "parallel.tp: [5, 3]");
+  CHECK(widths.find("The nearest is parallel.tp 3, refused for 3 reasons") != std::string::npos);
+}
+
 TEST_CASE("bad spaces are refused with their place") {
   const Folder folder;
   const auto message = [&](const std::string& search) {
