@@ -318,6 +318,34 @@ TEST_CASE(
   CHECK(off(*plain) > 1.1 * off(*samples));
 }
 
+TEST_CASE("prompts alone count where each is a load of its own, as a log of a server at rest has them") {
+  const InstanceSpec spec = instance("h200", "llama-3.1-8b", "vllm-0.24");
+  MeasuredRun run = load("h200_vllm_0_24_held_out/llama-3.1-8b_bf16_tp1");
+  const std::vector<std::string> loads{"static_b1_c1024",   "static_b8_c1024",      "static_b32_c1024",
+                                       "static_b128_c1024", "poisson_1024_128_r12", "lognormal_r20",
+                                       "prefix_r12"};
+  const StepFit one = fit_steps(run, spec, loads).value();
+  MeasuredExperiment all = run.experiments.front();
+  REQUIRE(all.name == "prefill_single");
+  run.experiments.clear();
+  for (const MeasuredStep& s : all.steps) {
+    const bool begins = !s.chunks.empty() && s.chunks.front().context == 0;
+    if (begins || run.experiments.empty()) {
+      run.experiments.emplace_back();
+      run.experiments.back().name = "load_" + std::to_string(run.experiments.size());
+    }
+    run.experiments.back().steps.push_back(s);
+  }
+  const StepFit apart = fit_steps(run, spec).value();
+  CHECK(apart.experiments > 12);
+  for (const std::size_t lone : {4, 5}) {
+    INFO(one.levels[lone].kind);
+    CHECK(one.levels[lone].told);
+    CHECK(apart.levels[lone].steps == one.levels[lone].steps);
+    CHECK(apart.levels[lone].factor == Approx(one.levels[lone].factor));
+  }
+}
+
 TEST_CASE("prompts alone say what prompts alone take, and nothing of a busy host") {
   const InstanceSpec spec = instance("h200", "llama-3.1-8b", "vllm-0.24");
   const StepFit fit = fit_steps(load("h200_vllm_0_24_held_out/llama-3.1-8b_bf16_tp1"), spec,
