@@ -68,7 +68,8 @@ LaunchLevels launch_levels(const std::vector<StepSample>& samples, const Instanc
     const bool pieces = s.mode == Mode::piecewise;
     Launches& l = s.decodes ? (pieces ? beside_pieces : beside) : (pieces ? lone_pieces : lone);
     const double launch = (s.launch - per_sequence * s.sequences) / (s.decodes ? spread : 1);
-    l.ratios[s.experiment].push_back((launch - launch_graph) / s.excess);
+    // Prompts that come alone lie apart, one to a load or many.
+    l.ratios[s.decodes ? s.experiment : 0].push_back((launch - launch_graph) / s.excess);
     l.excess.push_back(s.excess);
   }
   const double doubt = host_doubt(spec);

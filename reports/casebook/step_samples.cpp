@@ -95,8 +95,10 @@ Result<std::vector<StepSample>> step_samples(const MeasuredRun& run, const Insta
       step = s.step;
       if (s.decodes < 0 || (s.chunks.empty() && s.decodes == 0)) continue;
       StepSample sample = sample_of(s, e, pricer, launch_graph, spec.speculation.on());
-      // Requests one at a time, each by a clock of its own: the first chunk of one finds an idle device.
-      const bool first = experiment.serial && (s.chunks.empty() || s.chunks.front().context == 0);
+      // A request that comes alone, after others that did (each by a clock of its own) or as the first of a
+      // load, finds an idle device.
+      const bool alone = s.decodes == 0 && s.chunks.size() == 1 && s.chunks.front().context == 0;
+      const bool first = alone && (experiment.serial || &s == experiment.steps.data());
       sample.clear = first || (follows && us(ahead) <= 0.5 * (sample.graph + sample.excess));
       // It waits behind the launch of the model: one that is long is over when the step before is.
       sample.waits = drafts_by_v1(spec) && !first && follows && ahead > 0 &&

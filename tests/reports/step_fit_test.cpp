@@ -11,6 +11,7 @@
 #include "costmodel/instance_spec.h"
 #include "reports/casebook/calibration_update.h"
 #include "reports/casebook/robust_fit.h"
+#include "reports/casebook/step_samples.h"
 #include "sim/costed/launch_jitter.h"
 
 using namespace orrery;
@@ -257,6 +258,92 @@ TEST_CASE("the middle of the profile's spread is that of the launches that are d
   std::vector<double> drawn;
   for (int i = 0; i < 20000; ++i) drawn.push_back(static_cast<double>(jitter.next(0, 1'000'000)) / 1e6);
   CHECK(middle_mean_of_spread(host) == Approx(middle_mean(drawn)).epsilon(0.01));
+}
+
+TEST_CASE("launches are chosen by the price of the step, not by how long they took") {
+  StepSample s;
+  s.mode = StepSample::Mode::none;
+  s.prompts = s.clear = true;
+  s.graph = 1850;
+  s.excess = 14'000;
+  s.launches = 600;
+  s.busy = 25'000;
+  s.device = 26'000;
+  for (const double launch : {10'000.0, 17'000.0, 25'900.0}) {
+    s.launch = launch;
+    CHECK(s.unblocked());
+  }
+  s.launches = 2000;  // more than a stream's queue holds, and the device is behind
+  CHECK_FALSE(s.unblocked());
+  s.busy = 9000;  // … or ahead
+  CHECK(s.unblocked());
+  s.launches = 600;
+  s.busy = 190'000;
+  s.device = s.launch = 191'000;  // sampling waited for the device
+  CHECK_FALSE(s.unblocked());
+  s.launch = 18'000;
+  CHECK(s.unblocked());
+  s.clear = false;  // the step before fills the queue
+  CHECK_FALSE(s.unblocked());
+}
+
+TEST_CASE(
+    "beside drafts a step is priced with them, and launches that wait for a verification are no host's") {
+  const std::string mtp = "speculation: {method: mtp, tokens: 1, acceptance: [0.75]}\n";
+  const InstanceSpec spec = instance("h200", "mimo-7b", "vllm-0.24", mtp);
+  const MeasuredRun run = load("h200_vllm_0_24_features/mimo-7b_bf16_mtp1");
+  const auto samples = step_samples(run, spec, {});
+  REQUIRE(samples.ok());
+  std::size_t waits = 0;
+  std::vector<double> launches;
+  for (const StepSample& s : *samples) {
+    waits += s.waits ? 1 : 0;
+    if (s.prompts || !s.replayed()) continue;
+    CHECK_FALSE(s.waits);
+    CHECK(s.excess > 1000);  // drafting is launched kernel by kernel beside the graph
+    launches.push_back(s.launch / (s.graph + s.excess));
+  }
+  CHECK(waits > 1000);
+  CHECK(launches.size() > 20);
+  CHECK(median_of(launches) < 1.5);
+  // Without drafts in the price the same steps are a fifth longer than priced.
+  const auto off = [](const std::vector<StepSample>& steps) {
+    std::vector<double> ratios;
+    for (const StepSample& s : steps)
+      if (!s.prompts && s.sequences > 4) ratios.push_back(s.device / s.busy);
+    return median_of(ratios);
+  };
+  const auto plain = step_samples(run, instance("h200", "mimo-7b", "vllm-0.24"), {});
+  CHECK(off(*samples) == Approx(1).epsilon(0.1));
+  CHECK(off(*plain) > 1.1 * off(*samples));
+}
+
+TEST_CASE("prompts alone count where each is a load of its own, as a log of a server at rest has them") {
+  const InstanceSpec spec = instance("h200", "llama-3.1-8b", "vllm-0.24");
+  MeasuredRun run = load("h200_vllm_0_24_held_out/llama-3.1-8b_bf16_tp1");
+  const std::vector<std::string> loads{"static_b1_c1024",   "static_b8_c1024",      "static_b32_c1024",
+                                       "static_b128_c1024", "poisson_1024_128_r12", "lognormal_r20",
+                                       "prefix_r12"};
+  const StepFit one = fit_steps(run, spec, loads).value();
+  MeasuredExperiment all = run.experiments.front();
+  REQUIRE(all.name == "prefill_single");
+  run.experiments.clear();
+  for (const MeasuredStep& s : all.steps) {
+    const bool begins = !s.chunks.empty() && s.chunks.front().context == 0;
+    if (begins || run.experiments.empty()) {
+      run.experiments.emplace_back();
+      run.experiments.back().name = "load_" + std::to_string(run.experiments.size());
+    }
+    run.experiments.back().steps.push_back(s);
+  }
+  const StepFit apart = fit_steps(run, spec).value();
+  CHECK(apart.experiments > 12);
+  for (const std::size_t lone : {4, 5}) {
+    INFO(one.levels[lone].kind);
+    CHECK(one.levels[lone].told);
+    CHECK(apart.levels[lone].steps == one.levels[lone].steps);
+    CHECK(apart.levels[lone].factor == Approx(one.levels[lone].factor));
+  }
 }
 
 TEST_CASE("prompts alone say what prompts alone take, and nothing of a busy host") {
