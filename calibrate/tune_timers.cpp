@@ -100,6 +100,7 @@ SearchTile DeviceTiles::own(const TileProblem& problem) const {
     p.layout = kernels::BlockGemmExperts::contiguous;
     p.experts = static_cast<std::int32_t>(s.rows.size());
   }
+  p.workspace_bytes = kernels::block_gemm_workspace(device_.info().compute_units);  // as the case has it
   return search_tile(kernels::block_gemm_tile(p, device_.info().compute_units), -1);
 }
 

@@ -35,7 +35,40 @@ struct BlockGemm {
   std::int32_t slots = 0;
   std::int32_t rows_each = 0;  // of an expert that has some, as far as the host knows: chooses tiles; 0: all
                                // rows over all experts
+  // Of the wgmma form, dense: where the last tiles, fewer than multiprocessors, are made in parts. Its first
+  // block_gemm_counter_bytes are zeros before the first launch; launches that share it follow one another.
+  void* workspace = nullptr;
+  std::int64_t workspace_bytes = 0;  // 0: every tile by one block
+  // The launch may begin before the one in front of it in the stream is through, and bring weights: they are
+  // not what that one writes. Only the wgmma form.
+  bool early = false;
 };
+
+constexpr std::int64_t block_gemm_counter_bytes = 4096;
+// Enough for any tile and part.
+constexpr std::int64_t block_gemm_workspace(std::int64_t compute_units) {
+  return block_gemm_counter_bytes + compute_units * 256 * 128 * 4;
+}
+// Tiles from `first` on are made in `parts` parts of the features in.
+struct BlockTail {
+  std::int32_t first = 0, parts = 1;
+};
+// Of `tiles` tiles with `steps` steps of 128 features in, on as many blocks as run at once.
+constexpr BlockTail block_gemm_tail(std::int64_t tiles, std::int64_t blocks, std::int64_t steps) {
+  constexpr std::int64_t most_parts = 8, least_steps = 4;
+  const std::int64_t first = tiles / blocks * blocks, left = tiles - first;
+  std::int64_t parts = left > 0 ? blocks / left : 1;
+  parts = parts < most_parts ? parts : most_parts;
+  parts = parts * least_steps <= steps ? parts : steps / least_steps;
+  return {static_cast<std::int32_t>(first), static_cast<std::int32_t>(parts > 1 ? parts : 1)};
+}
+// Rows of tiles that are walked over all columns before the next: as many as 2,048 rows have, but the last
+// such band, if it were a row or two, would read all weights for those.
+constexpr std::int32_t block_gemm_band(std::int64_t rows, std::int64_t tile_rows) {
+  const std::int64_t most = 2048 / tile_rows, all = (rows + tile_rows - 1) / tile_rows;
+  const std::int64_t bands = (all + most - 1) / most;
+  return static_cast<std::int32_t>((all + bands - 1) / bands);
+}
 
 constexpr std::int32_t block_gemm_max_experts = 512;
 
@@ -58,6 +91,13 @@ struct BlockGemmTile {
   std::int32_t blocks = 1;  // of a multiprocessor: while one stores a tile, another's weights go on coming
   friend bool operator==(const BlockGemmTile&, const BlockGemmTile&) = default;
 };
+// Whether its last tiles may be made in parts.
+constexpr bool block_gemm_has_tails(const BlockGemmTile& t) {
+  return !t.swapped && t.rows * t.columns > 128 * 128 && t.splits == 1 && t.shared == SharedCopies::none;
+}
+// In how many parts it would make the last tiles of a problem that has a workspace: one where that gains
+// nothing.
+BlockTail block_gemm_tail_of(const BlockGemm& problem, const BlockGemmTile& tile, std::int32_t compute_units);
 BlockGemmTile block_gemm_tile(const BlockGemm& problem, std::int32_t compute_units);  // what it would choose
 std::span<const BlockGemmTile> block_gemm_tiles();                                    // all that exist
 // Null when there is no such tile for the problem; otherwise why not.

@@ -39,14 +39,16 @@ GPU_DEVICE float row_scale(const BlockGemm& p, const Tile& tile, int row) {
   return row < tile.rows ? p.activation_scales[tile.first_row + row] : 0.0F;
 }
 
-// Of a warpgroup's 64 rows from `first_row` of the tile on, all columns from `first_column` on; 64 at a time.
-template <bool ByChannel, int Count>
+// Of a warpgroup's 64 rows from `first_row` of the tile on, all columns from `first_column` on; 64 at a time,
+// or Some of those: with a bit in `chunks`.
+template <bool ByChannel, bool Some, int Count>
 GPU_DEVICE void store_rows(const BlockGemm& p, const Tile& tile, int first_row, int first_column,
-                           float (&sums)[Count], unsigned char* staging) {
+                           float (&sums)[Count], unsigned char* staging, unsigned chunks) {
   const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
   const int row0 = first_row + 16 * warp, column0 = tile.first_column + first_column;
   const SharedAddress to = shared_address(staging);
   GPU_UNROLL for (int chunk = 0; chunk < Count / 32; chunk++) {
+    if (Some && (chunks >> chunk & 1U) == 0) continue;
     __syncwarp();               // the chunk before has been read
     if constexpr (ByChannel) {  // here, so that no more than a chunk's scales are held
       const float rows[2] = {row_scale(p, tile, row0 + lane / 4), row_scale(p, tile, row0 + lane / 4 + 8)};

@@ -51,12 +51,21 @@ constexpr std::array candidates{
 
 constexpr std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+constexpr double end_of_tile = 2.3;  // what storing one and filling the ring again costs, in steps
+
+// Steps of a product whose last tiles are made in parts. Laying sums down, waiting for the others' and adding
+// them up costs as much as some steps; all of the kernel is a little slower (an H200).
+double tail_steps(const BlockTail& tail, std::int64_t units, double steps) {
+  constexpr double joining = 6, slower = 1.03;
+  const auto waves = static_cast<double>(tail.first / units);
+  return slower * (waves * (steps + end_of_tile) + steps / tail.parts + end_of_tile) + joining;
+}
+
 // Nanoseconds of `experts` products with `each` rows.
 double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::int64_t each,
              std::int64_t units) {
-  constexpr double memory = 4200;      // bytes a nanosecond
-  constexpr double warm = 0.3;         // what a byte of activations costs beside one of cold weights
-  constexpr double end_of_tile = 2.3;  // what storing one and filling the ring again costs, in steps
+  constexpr double memory = 4200;  // bytes a nanosecond
+  constexpr double warm = 0.3;     // what a byte of activations costs beside one of cold weights
   constexpr double splitting = 4000, each_more = 1200;  // starting a cluster of two, adding its sums up
   const BlockGemmTile& t = c.tile;
   const std::int64_t blocks = (t.shared == SharedCopies::none ? 1 : 2) * t.splits;
@@ -75,6 +84,8 @@ double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::
                     reading + c.step_ns * end_of_tile + splits);
   }
   const double step = std::max(c.step_ns, bytes * static_cast<double>(std::min(units, tiles)) / memory);
+  const BlockTail tail = block_gemm_tail_of(p, t, static_cast<std::int32_t>(units));
+  if (tail.parts > 1) return step * tail_steps(tail, units, steps);
   return waves * (step * (steps + end_of_tile) + splits);
 }
 
@@ -89,6 +100,20 @@ std::int64_t busy_experts(std::int64_t experts, std::int64_t rows, std::int64_t 
 }
 
 }  // namespace
+
+BlockTail block_gemm_tail_of(const BlockGemm& p, const BlockGemmTile& t, std::int32_t compute_units) {
+  constexpr std::int32_t fewest_rows = 129;  // below, tiles of fewer rows do
+  if (p.workspace_bytes == 0 || p.layout != BlockGemmExperts::none || p.rows < fewest_rows ||
+      !block_gemm_has_tails(t))
+    return {};
+  const std::int64_t tiles = over(p.rows, t.rows) * over(p.n, t.columns), steps = over(p.k, 128);
+  const BlockTail tail = block_gemm_tail(tiles, compute_units, steps);
+  const std::int64_t sums = (tiles - tail.first) * tail.parts * t.rows * t.columns * 4;
+  const auto whole =
+      static_cast<double>(over(tiles, compute_units)) * (static_cast<double>(steps) + end_of_tile);
+  const bool gains = tail_steps(tail, compute_units, static_cast<double>(steps)) < 0.99 * whole;
+  return tail.parts > 1 && gains && block_gemm_counter_bytes + sums <= p.workspace_bytes ? tail : BlockTail{};
+}
 
 BlockGemmTile block_gemm_tile(const BlockGemm& p, std::int32_t compute_units) {
   const std::int64_t experts = p.layout == BlockGemmExperts::none ? 1 : p.experts;

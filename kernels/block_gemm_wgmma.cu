@@ -12,9 +12,11 @@
 #include <array>
 
 #include "kernels/block_gemm.h"
+#include "kernels/block_gemm_copies.h"
 #include "kernels/block_gemm_scales.h"
 #include "kernels/block_gemm_split.h"
 #include "kernels/block_gemm_store.h"
+#include "kernels/block_gemm_tail.h"
 #include "kernels/block_tiles.h"
 #include "kernels/cluster.h"
 #include "kernels/tensor_map.h"
@@ -23,10 +25,16 @@
 namespace orrery::kernels {
 namespace block_wgmma {  // named: on sm_89 much of it is unused, which the compiler reports of unnamed ones
 
+// A kernel that makes its last tiles in parts, or may be launched early, is compiled apart: all others are 2
+// to 5 % slower on an H200 for what these need.
+enum class Form : std::uint8_t { plain, tail, early };
+
 // What is compiled; stages and shared copies are chosen at run time.
-template <bool Swapped, int Groups, int RowParts, int ColumnParts, int PartColumns, bool ByChannel>
+template <bool Swapped, int Groups, int RowParts, int ColumnParts, int PartColumns, bool ByChannel,
+          Form Is = Form::plain>
 struct Shape {
   static constexpr bool swapped = Swapped, by_channel = ByChannel;
+  static constexpr bool in_parts = Is == Form::tail, early = Is == Form::early;
   static constexpr int groups = Groups, row_parts = RowParts, column_parts = ColumnParts;
   static constexpr int parts = RowParts * ColumnParts, part_columns = PartColumns;
   static constexpr int accumulators = PartColumns / 2, threads = 128 * (Groups + 1);
@@ -40,6 +48,7 @@ struct Shape {
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
                        tile_columns = Swapped ? left_rows : right_rows;
+  static constexpr int weights_at = Swapped ? 0 : left_rows * 128;  // in a stage
   static constexpr int right_offset = left_rows * 128, stage_bytes = (left_rows + right_rows) * 128;
   // Scales of the tile's rows travel with a stage: from the last of 16 bytes on, as copies need it.
   static constexpr int scale_rows = tile_rows + 4;
@@ -51,111 +60,14 @@ struct Shape {
   static constexpr int split_bytes = looks_ahead ? splitters * accumulators * 4 : 0;  // of another block's
   // Whose registers two blocks of a multiprocessor have room for.
   static constexpr int most_blocks = Swapped && Groups == 2 && PartColumns <= 32 ? 2 : 1;
-  using Walk = BlockWalk<tile_rows, tile_columns>;
+  static constexpr int chunks = parts * accumulators / 32;
+  using Walk = BlockWalk<tile_rows, tile_columns, in_parts>;
+  static_assert(!in_parts || block_gemm_has_tails({tile_rows, tile_columns, Swapped}));
   static_assert(!Swapped || parts == 1);
   static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
 };
 
-struct Maps {  // for the copy engine
-  CUtensorMap activations, weights;
-};
-struct Cut {
-  std::int32_t stages = 0, shares_weights = 0, shares_activations = 0, splits = 1, blocks_each = 1;
-  __host__ __device__ int sharing() const { return 1 + shares_weights + shares_activations; }
-  __host__ __device__ int blocks() const { return sharing() * splits; }  // of a cluster; one of both is 1
-  __host__ __device__ BlockTileUnit unit() const {
-    return {1 + shares_weights, 1 + shares_activations, splits};
-  }
-};
-
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-// Runs over stages and knows in which phase their barriers are.
-template <class S>
-struct Ring {
-  SharedAddress base, barriers;
-  unsigned stages, slot = 0, parity = 0;
-
-  GPU_DEVICE_MEMBER Ring(SharedAddress shared, int count)
-      : base(shared), barriers(shared + bytes(count) + 4 * S::groups * staging_bytes), stages(count) {}
-  GPU_DEVICE_MEMBER static int bytes(int count) { return count * (S::stage_bytes + S::scale_bytes); }
-  GPU_DEVICE_MEMBER SharedAddress scales() const {  // behind all stages
-    return base + stages * S::stage_bytes + slot * S::scale_bytes;
-  }
-  GPU_DEVICE_MEMBER SharedAddress stage() const { return base + slot * S::stage_bytes; }
-  GPU_DEVICE_MEMBER SharedAddress filled() const { return barriers + slot * S::barrier_bytes; }
-  GPU_DEVICE_MEMBER SharedAddress emptied() const { return filled() + 8; }
-  GPU_DEVICE_MEMBER void advance() {
-    if (++slot == stages) {
-      slot = 0;
-      parity ^= 1U;
-    }
-  }
-  GPU_DEVICE_MEMBER void prepare(int blocks) const {
-    for (unsigned s = 0; s < stages; s++) {
-      barrier_init(barriers + s * S::barrier_bytes, 1);  // filled: the thread that ordered the copies
-      barrier_init(barriers + s * S::barrier_bytes + 8, 4 * S::groups * blocks);  // emptied: every warp that
-                                                                                  // read
-    }
-    barrier_init_fence();
-  }
-  // Every warp that has read a stage says so, to both blocks when they share.
-  GPU_DEVICE_MEMBER void give_back(int blocks) const {
-    const unsigned lane = gpu_lane();
-    if (blocks == 1) {
-      if (lane == 0) barrier_arrive(emptied());
-    } else if (lane < 2) {
-      barrier_arrive_at(emptied(), lane);
-    }
-  }
-};
-
-template <class S>
-GPU_DEVICE StepRange steps_of(const BlockGemm& p, const Cut& cut) {
-  const int steps = (p.k + 127) / 128;
-  if (!S::looks_ahead || cut.splits == 1) return {0, steps};
-  const int rank = static_cast<int>(cluster_rank());
-  return {steps * rank / cut.splits, steps * (rank + 1) / cut.splits};
-}
-
-// One operand's part of a stage: in whole, or this block's half of what both get.
-GPU_DEVICE void copy_operand(SharedAddress to, const CUtensorMap* map, int k, int row, SharedAddress filled,
-                             int shared_half, int rank) {
-  if (shared_half == 0) {
-    copy_box(to, map, k, row, filled);
-  } else {
-    copy_box_to_all(to + rank * shared_half * 128, map, k, row + rank * shared_half, filled, 3);
-  }
-}
-
-// By one thread.
-template <class S>
-GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& maps,
-                             const BlockTileTable& table, Ring<S> ring) {
-  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
-  const StepRange range = steps_of<S>(p, cut);
-  constexpr int activations_at = S::swapped ? S::right_offset : 0,
-                weights_at = S::swapped ? 0 : S::right_offset;
-  const int activation_half = cut.shares_activations != 0 ? S::tile_rows / 2 : 0;
-  const int weight_half = cut.shares_weights != 0 ? S::tile_columns / 2 : 0;
-  for (; !walk.done(); walk.next(table, p, cut.unit())) {
-    const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
-    const int first_scale = walk.tile.first_row / 4 * 4, left = p.scale_block - first_scale;
-    const unsigned scale_bytes = S::by_channel || left <= 0 ? 0 : 4 * min(left, S::scale_rows);
-    const float* scales =
-        p.activation_scales + first_scale + static_cast<std::int64_t>(range.first) * p.scale_block;
-    for (int step = range.first; step < range.end; step++, scales += p.scale_block) {
-      barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
-      barrier_expect(ring.filled(), S::stage_bytes + scale_bytes);
-      if (scale_bytes > 0) { copy_bytes(ring.scales(), scales, scale_bytes, ring.filled()); }
-      copy_operand(ring.stage() + activations_at, &maps.activations, step * 128, walk.tile.first_row,
-                   ring.filled(), activation_half, walk.rank);
-      copy_operand(ring.stage() + weights_at, &maps.weights, step * 128, weight_row, ring.filled(),
-                   weight_half, walk.rank);
-      ring.advance();
-    }
-  }
-}
 
 template <class S>
 GPU_DEVICE void multiply_tile(const Cut& cut, int group, const StepRange& range, ScaleReader<S>& reader,
@@ -192,14 +104,16 @@ GPU_DEVICE void multiply_tile(const Cut& cut, int group, const StepRange& range,
 
 template <class S>
 GPU_DEVICE void store_tile(const BlockGemm& p, const Tile& tile, int group,
-                           float (&total)[S::parts][S::accumulators], unsigned char* staging) {
+                           float (&total)[S::parts][S::accumulators], unsigned char* staging,
+                           unsigned chunks = ~0U) {
   GPU_UNROLL for (int part = 0; part < S::parts; part++) {
     const int row = 64 * (group * S::row_parts + part / S::column_parts),
               column = part % S::column_parts * S::part_columns;
     if constexpr (S::swapped) {
       store_transposed<S::by_channel>(p, tile, row, total[part], staging);
     } else {
-      store_rows<S::by_channel>(p, tile, row, column, total[part], staging);
+      store_rows<S::by_channel, S::in_parts>(p, tile, row, column, total[part], staging,
+                                             chunks >> (part * (S::accumulators / 32)));
     }
   }
 }
@@ -207,12 +121,20 @@ GPU_DEVICE void store_tile(const BlockGemm& p, const Tile& tile, int group,
 template <class S>
 GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, int group,
                                Ring<S> ring, unsigned char* staging) {
-  const StepRange range = steps_of<S>(p, cut);
   typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
   for (; !walk.done(); walk.next(table, p, cut.unit())) {
+    const StepRange range = steps_of<S>(p, cut, walk);
     ScaleReader<S> reader(p, walk.tile, group, range);
     float total[S::parts][S::accumulators];
     multiply_tile<S>(cut, group, range, reader, ring, total);
+    if constexpr (S::in_parts) {
+      if (walk.in_parts(cut.unit())) {
+        const TailSums<S::splitters, S::chunks> tail(p.workspace, cut.tail);
+        store_tile<S>(p, walk.tile, group, total, staging,
+                      tail.combine(total, walk.tail_tile(cut.unit()), walk.part(cut.unit())));
+        return;  // nothing comes behind the tail
+      }
+    }
     store_tile<S>(p, walk.tile, group, total, staging);
   }
 }
@@ -223,8 +145,8 @@ template <class S>
 GPU_DEVICE void multiply_tiles_ahead(const BlockGemm& p, const Cut& cut, const BlockTileTable& table,
                                      int group, Ring<S> ring, SplitSums<S::splitters, S::accumulators> split,
                                      unsigned char* staging) {
-  const StepRange range = steps_of<S>(p, cut);
   typename S::Walk next(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  const StepRange range = steps_of<S>(p, cut, next);
   ScaleReader<S> next_reader(p, next.tile, group, range);
   while (!next.done()) {
     const Tile tile = next.tile;
@@ -253,6 +175,7 @@ __global__ void __launch_bounds__(S::threads, S::most_blocks)
   unsigned char* staging = shared + Ring<S>::bytes(cut.stages);
   BlockTileTable& table = *reinterpret_cast<BlockTileTable*>(staging + 4 * S::groups * staging_bytes +
                                                              S::most_stages * S::barrier_bytes);
+  if constexpr (S::early) gpu_let_next_start();
   if (threadIdx.x == 0) {
     ring.prepare(cut.sharing());
     if (cut.splits > 1) split.prepare();
@@ -267,6 +190,7 @@ __global__ void __launch_bounds__(S::threads, S::most_blocks)
     if (threadIdx.x == 128 * S::groups) order_copies<S>(p, cut, maps, table, ring);
   } else {
     if constexpr (S::trades_registers) take_registers<S::registers_each>();
+    if constexpr (S::early) gpu_wait_for_previous();
     unsigned char* own = staging + gpu_warp_index() * staging_bytes;
     if constexpr (S::looks_ahead) {
       multiply_tiles_ahead<S>(p, cut, table, group, ring, split, own);
@@ -316,29 +240,56 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
       cudaFuncSetAttribute(block_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const std::int64_t at_once =
       std::int64_t{gpu_compute_units()} * cut.blocks_each / cut.blocks() * cut.blocks();
+  const std::int64_t parts = S::in_parts ? (most_blocks<S>(p, cut) - cut.tail.first) * cut.tail.parts : 0;
+  const std::int64_t blocks = S::in_parts && cut.tail.first == 0 ? parts
+                              : S::in_parts                      ? at_once
+                                                                 : std::min(most_blocks<S>(p, cut), at_once);
   cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(static_cast<unsigned>(std::min(most_blocks<S>(p, cut), at_once)));
+  launch.gridDim = dim3(static_cast<unsigned>(blocks));
   launch.blockDim = dim3(S::threads);
   launch.dynamicSmemBytes = static_cast<std::size_t>(bytes);
   launch.stream = static_cast<cudaStream_t>(stream);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(cut.blocks()), 1, 1};
-  launch.attrs = &cluster;
+  cudaLaunchAttribute attributes[3]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(cut.blocks()), 1, 1};
+  launch.attrs = attributes;
   launch.numAttrs = 1;
+  if (S::early) {
+    attributes[launch.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[launch.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (S::in_parts) {  // blocks of a tile wait for one another
+    attributes[launch.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[launch.numAttrs++].val.cooperative = 1;
+  }
   static_cast<void>(cudaLaunchKernelEx(&launch, block_gemm_kernel<S>, maps, p, cut));
 }
 
+using Launch = void (*)(const BlockGemm&, const Cut&, void*);
 struct Entry {  // what is compiled
   bool swapped;
   std::int32_t rows, columns, stage_bytes, fixed_bytes, split_bytes, most_blocks;
-  void (*by_block)(const BlockGemm&, const Cut&, void*);
-  void (*by_channel)(const BlockGemm&, const Cut&, void*);
+  Launch by_block[3], by_channel[3];  // a Form each; null where there is none
 };
+// `Fits`: the registers.
+template <bool Swapped, int Groups, int RowParts, int ColumnParts, int PartColumns, bool ByChannel, bool Fits>
+constexpr void fill_launches(Launch (&launches)[3]) {
+  using Plain = Shape<Swapped, Groups, RowParts, ColumnParts, PartColumns, ByChannel>;
+  if constexpr (Fits) {
+    launches[0] = launch_shape<Plain>;
+    if constexpr (block_gemm_has_tails({Plain::tile_rows, Plain::tile_columns, Swapped})) {
+      using Tail = Shape<Swapped, Groups, RowParts, ColumnParts, PartColumns, ByChannel, Form::tail>;
+      launches[1] = launch_shape<Tail>;
+    }
+    if constexpr (Plain::most_blocks > 1) {
+      using Early = Shape<Swapped, Groups, RowParts, ColumnParts, PartColumns, ByChannel, Form::early>;
+      launches[2] = launch_shape<Early>;
+    }
+  }
+}
 template <bool Swapped, int Groups, int RowParts, int ColumnParts, int PartColumns>
 constexpr Entry entry() {
   using Block = Shape<Swapped, Groups, RowParts, ColumnParts, PartColumns, false>;
-  using Channel = Shape<Swapped, Groups, RowParts, ColumnParts, PartColumns, true>;
   Entry e{Swapped,
           Block::tile_rows,
           Block::tile_columns,
@@ -346,11 +297,10 @@ constexpr Entry entry() {
           Block::fixed_bytes,
           Block::split_bytes,
           Block::most_blocks,
-          nullptr,
-          nullptr};
-  // The others would not fit the registers.
-  if constexpr (ColumnParts == 1) e.by_block = launch_shape<Block>;
-  if constexpr (RowParts == 1) e.by_channel = launch_shape<Channel>;
+          {},
+          {}};
+  fill_launches<Swapped, Groups, RowParts, ColumnParts, PartColumns, false, ColumnParts == 1>(e.by_block);
+  fill_launches<Swapped, Groups, RowParts, ColumnParts, PartColumns, true, RowParts == 1>(e.by_channel);
   return e;
 }
 constexpr std::array entries{
@@ -426,11 +376,17 @@ const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile
       return "two blocks a multiprocessor: of few rows, in one part, without clusters";
     if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e, tile.splits, tile.blocks))
       return "no such number of stages fits";
-    const Cut cut{tile.stages, tile.shared == SharedCopies::weights ? 1 : 0,
-                  tile.shared == SharedCopies::activations ? 1 : 0, tile.splits, tile.blocks};
-    const auto launch = problem.by_channel ? e.by_channel : e.by_block;
-    if (launch == nullptr) return "no such tile is compiled for these scales";
-    launch(problem, cut, stream);
+    Cut cut{tile.stages, tile.shared == SharedCopies::weights ? 1 : 0,
+            tile.shared == SharedCopies::activations ? 1 : 0, tile.splits, tile.blocks};
+    cut.band = block_gemm_band(problem.rows, tile.rows * (1 + cut.shares_weights));
+    cut.tail = block_gemm_tail_of(problem, tile, static_cast<std::int32_t>(gpu_compute_units()));
+    const Launch(&forms)[3] = problem.by_channel ? e.by_channel : e.by_block;
+    if (forms[0] == nullptr) return "no such tile is compiled for these scales";
+    const Form wanted = cut.tail.parts > 1                                   ? Form::tail
+                        : problem.early && tile.shared == SharedCopies::none ? Form::early
+                                                                             : Form::plain;
+    const Launch launch = forms[static_cast<int>(wanted)];
+    (launch != nullptr ? launch : forms[0])(problem, cut, stream);
     return nullptr;
   }
   return "no tile of this extent is compiled";

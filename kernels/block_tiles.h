@@ -17,6 +17,8 @@ GPU_DEVICE ExpertRows expert_rows_of(const BlockGemm& p) {
 // How many tiles lie side by side in a unit, and how many blocks share each of them.
 struct BlockTileUnit {
   std::int32_t row_blocks = 1, column_blocks = 1, splits = 1;
+  std::int32_t band = 0;  // of a dense product: block_gemm_band; 0: 2,048 rows
+  BlockTail tail{};       // of a walk that knows tails
   GPU_DEVICE_MEMBER std::int32_t blocks() const { return row_blocks * column_blocks * splits; }
 };
 
@@ -28,21 +30,31 @@ GPU_DEVICE void prepare_block_walk(BlockTileTable& table, const BlockGemm& p, co
                            Columns * unit.column_blocks, p.n);
 }
 
-// Over tiles of Rows × Columns.
-template <int Rows, int Columns>
+// Over tiles of Rows × Columns; with Tails, where units are one tile, the last may come in parts.
+template <int Rows, int Columns, bool Tails = false>
 struct BlockWalk {
   Tile tile;                        // rows may be 0 or less: a unit reaches beyond the rows
   std::int32_t index, count, rank;  // rank: of this block in its unit
-
   GPU_DEVICE_MEMBER BlockWalk(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit,
                               std::int32_t rank_in_unit)
       : rank(rank_in_unit) {
     index = static_cast<std::int32_t>(blockIdx.x) / unit.blocks();
     count = p.layout == BlockGemmExperts::none ? row_units(p, unit) * column_units(p, unit)
                                                : table.first[table.experts];
+    if constexpr (Tails) count += (count - unit.tail.first) * (unit.tail.parts - 1);
     locate(table, p, unit);
   }
   GPU_DEVICE_MEMBER bool done() const { return index >= count; }
+  // Whether this tile is made in parts, which of those tiles it is, and which part is this block's.
+  GPU_DEVICE_MEMBER bool in_parts(const BlockTileUnit& unit) const {
+    return Tails && unit.tail.parts > 1 && index >= unit.tail.first;
+  }
+  GPU_DEVICE_MEMBER std::int32_t tail_tile(const BlockTileUnit& unit) const {
+    return (index - unit.tail.first) / unit.tail.parts;
+  }
+  GPU_DEVICE_MEMBER std::int32_t part(const BlockTileUnit& unit) const {
+    return (index - unit.tail.first) % unit.tail.parts;
+  }
   GPU_DEVICE_MEMBER void next(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit) {
     index += static_cast<std::int32_t>(gridDim.x) / unit.blocks();
     locate(table, p, unit);
@@ -58,8 +70,9 @@ struct BlockWalk {
 
   GPU_DEVICE_MEMBER void locate(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit) {
     if (done()) return;
-    tile = p.layout == BlockGemmExperts::none ? dense_unit(p, unit)
-                                              : grouped_tile(table, expert_rows_of(p), index);
+    const std::int32_t at = Tails && in_parts(unit) ? unit.tail.first + tail_tile(unit) : index;
+    tile = p.layout == BlockGemmExperts::none ? dense_unit(p, unit, at)
+                                              : grouped_tile(table, expert_rows_of(p), at);
     if (unit.row_blocks > 1) {
       tile.first_row += rank * Rows;
       tile.rows -= rank * Rows;
@@ -70,10 +83,11 @@ struct BlockWalk {
 
   // About 2,048 rows are walked over all columns before the next: what runs at once is then about as tall as
   // wide, and reads the least from memory.
-  GPU_DEVICE_MEMBER Tile dense_unit(const BlockGemm& p, const BlockTileUnit& unit) const {
+  GPU_DEVICE_MEMBER static Tile dense_unit(const BlockGemm& p, const BlockTileUnit& unit, std::int32_t at) {
     const std::int32_t unit_rows = Rows * unit.row_blocks, all = row_units(p, unit);
-    const std::int32_t band = 2048 / unit_rows, each = band * column_units(p, unit);
-    const std::int32_t first = index / each * band, within = index % each;
+    const std::int32_t band = unit.band > 0 ? unit.band : 2048 / unit_rows,
+                       each = band * column_units(p, unit);
+    const std::int32_t first = at / each * band, within = at % each;
     const std::int32_t height = all - first < band ? all - first : band;
     Tile whole;
     whole.first_row = (first + within % height) * unit_rows;

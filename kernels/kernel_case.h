@@ -39,6 +39,7 @@ struct CaseSpec {
   std::int64_t block_size = 16;        // paged KV
   std::int64_t bytes = 0;              // copies, collectives
   std::int32_t ranks = 1;
+  bool early = false;  // a kernel that may begin before the launch in front of it is through does
   Fill fill = Fill::random;
   std::uint64_t seed = 1;
 };

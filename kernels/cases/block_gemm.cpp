@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kernels/attention_decode.h"
 #include "kernels/case_table.h"
 #include "kernels/cases/expert_rows.h"
 
@@ -63,6 +64,15 @@ class BlockGemmCase final : public KernelCase {
       return false;
     }
     activations_.fill(memory, spec_.fill, 100.0F, spec_.seed + 2);
+    if (wgmma_ && spec_.rows.empty()) {
+      workspace_bytes_ = block_gemm_workspace(attention_compute_units());
+      workspace_ = memory.allocate(static_cast<std::size_t>(workspace_bytes_));
+      if (workspace_ == nullptr) {
+        why = "no room for a workspace";
+        return false;
+      }
+      memory.fill(workspace_, 0, block_gemm_counter_bytes);
+    }
     if (!wgmma_ || spec_.variant < 0) return true;
     if (static_cast<std::size_t>(spec_.variant) < block_gemm_tiles().size()) return true;
     why = "there is no such tile";
@@ -123,6 +133,9 @@ class BlockGemmCase final : public KernelCase {
     p.scale_block = static_cast<std::int32_t>(scale_block());
     p.weight_blocks = static_cast<std::int32_t>(k_blocks_);
     p.by_channel = by_channel_;
+    p.workspace = workspace_;
+    p.workspace_bytes = workspace_bytes_;
+    p.early = spec_.early;
     return p;
   }
 
@@ -148,7 +161,8 @@ class BlockGemmCase final : public KernelCase {
   std::int64_t k_blocks_;
   ExpertRowsOfCase rows_;
   Matrix activations_, out_;
-  void* activation_scales_there_ = nullptr;
+  void *activation_scales_there_ = nullptr, *workspace_ = nullptr;
+  std::int64_t workspace_bytes_ = 0;
   std::vector<float> activation_scale_, weight_scale_;
   std::vector<OperandSet> sets_;
   std::string refused_;

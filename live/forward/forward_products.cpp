@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/attention_decode.h"
 #include "kernels/block_gemm.h"
 #include "kernels/grouped_gemm.h"
 
@@ -11,6 +12,14 @@ namespace orrery {
 ForwardProducts::ForwardProducts(kernels::DeviceMemory& memory)
     : block_wgmma_(kernels::block_gemm_wgmma_refusal() == nullptr),
       grouped_wgmma_(kernels::grouped_gemm_wgmma_refusal() == nullptr) {
+  if (block_wgmma_) {
+    const std::int64_t bytes = kernels::block_gemm_workspace(kernels::attention_compute_units());
+    block_sums_ = memory.allocate(static_cast<std::size_t>(bytes));
+    if (block_sums_ != nullptr) {
+      memory.fill(block_sums_, 0, kernels::block_gemm_counter_bytes);
+      block_sum_bytes_ = bytes;
+    }
+  }
   if (!kernels::cublaslt_built()) return;
   workspace_ = memory.allocate(kernels::cublaslt_workspace_bytes);
   ready_ = workspace_ != nullptr;
@@ -62,6 +71,8 @@ void ForwardProducts::multiply_blocks(const Weight& weight, const ActivationRows
   problem.scale_row = 1;
   problem.scale_block = static_cast<std::int32_t>(in.scale_stride);
   problem.weight_blocks = (problem.k + 127) / 128;
+  problem.workspace = block_sums_;
+  problem.workspace_bytes = block_sum_bytes_;
   block_wgmma_ ? kernels::block_gemm_wgmma(problem, stream) : kernels::block_gemm(problem, stream);
 }
 

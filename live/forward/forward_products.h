@@ -52,6 +52,8 @@ class ForwardProducts {
   bool ready_ = true;
   bool block_wgmma_ = false, grouped_wgmma_ = false;  // what the device has
   void* workspace_ = nullptr;
+  void* block_sums_ = nullptr;  // of block products whose last tiles are made in parts
+  std::int64_t block_sum_bytes_ = 0;
   std::string refusal_;
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, std::unique_ptr<kernels::LibraryGemm>>
       plans_;
