@@ -406,6 +406,16 @@ std::string lines_of_features(const RunResult& r) {
   return out;
 }
 
+// " (812k … 818k)"; empty without an interval.
+std::string capacity_ends(const SummaryInput& in) {
+  if (in.intervals == nullptr) return "";
+  for (const MetricInterval& m : in.intervals->metrics) {
+    if (m.name == "kv_cache.tokens" && m.low < m.high)
+      return " (" + human_count(m.low) + " … " + human_count(m.high) + ")";
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string doubts_of(const Intervals& intervals) {
@@ -458,11 +468,9 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   }
   out += "KV cache    ";
   for (const PoolResult& pool : r.pools) {
-    const bool first = &pool == &r.pools.front();
-    const std::string ends = first ? interval_of("kv_cache.tokens") : "";
+    const std::string ends = &pool == &r.pools.front() ? capacity_ends(in) : "";
     out += (r.pools.size() > 1 ? pool.name + ": " : "") + human_count(static_cast<double>(pool.kv_tokens())) +
-           (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") +
-           (ends.empty() ? "" : " (" + ends + ")") + ", peak use " +
+           (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") + ends + ", peak use " +
            format_fixed(100 * pool.peak_utilization, 1) + " %" + (r.pools.size() > 1 ? "; " : ", ");
   }
   out += "prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
