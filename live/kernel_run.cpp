@@ -345,7 +345,8 @@ Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& 
     for (const PrefillChunk& c : s.chunks) {
       tokens += c.new_tokens;
       context += c.context;
-      lengths += (lengths.empty() ? "" : " ") + std::to_string(c.new_tokens) + "@" + std::to_string(c.context);
+      lengths +=
+          (lengths.empty() ? "" : " ") + std::to_string(c.new_tokens) + "@" + std::to_string(c.context);
     }
     out += std::to_string(s.instance.value()) + "," + std::to_string(s.step) + "," +
            format_nanoseconds_as_seconds(s.submitted.ns()) + "," + std::to_string(tokens) + "," +

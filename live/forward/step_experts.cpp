@@ -117,7 +117,8 @@ void StepForward::draw_experts(std::size_t index, const DeviceStep& step, kernel
   launch.experts = static_cast<std::int32_t>(shape_.experts);
   launch.k = static_cast<std::int32_t>(shape_.experts_per_token);
   drawn_.of_layer(
-      std::count(with_experts.begin(), with_experts.begin() + static_cast<std::ptrdiff_t>(index), true), launch);
+      std::count(with_experts.begin(), with_experts.begin() + static_cast<std::ptrdiff_t>(index), true),
+      launch);
   kernels::launch_router_drawn(launch, stream);
 }
 
@@ -182,14 +183,14 @@ void StepForward::sort_by_expert(std::size_t index, const DeviceStep& step, kern
   kernels::launch_gather_rows(permute, stream);
 }
 
-// Which experts have rows the device alone knows: counted are those that an even choice meets, and where ranks
-// have experts of their own, those of the rank that meets most (costmodel/moe.h).
+// Which experts have rows the device alone knows: counted are those that an even choice meets, and where
+// ranks have experts of their own, those of the rank that meets most (costmodel/moe.h).
 void StepForward::multiply_experts(const char* use, const Weight& weight, const std::uint16_t* in,
                                    std::uint16_t* out, const DeviceStep& step, kernels::Stream stream) {
   const double n = static_cast<double>(weight.n), k = static_cast<double>(weight.k);
-  const RankLoad met =
-      expected_slowest_rank(static_cast<double>(shape_.experts), static_cast<double>(shape_.experts_per_token),
-                            step.rows, shape_.shares_experts ? shape_.ranks : 1);
+  const RankLoad met = expected_slowest_rank(static_cast<double>(shape_.experts),
+                                             static_cast<double>(shape_.experts_per_token), step.rows,
+                                             shape_.shares_experts ? shape_.ranks : 1);
   count(use, OpClass::grouped_gemm, 2 * met.rows * n * k, met.distinct * weight.bytes(),
         met.rows * (k * (weight.fp8() ? 1 : bf16_bytes) + n * bf16_bytes));
   if (!launching_) return;
