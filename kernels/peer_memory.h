@@ -28,7 +28,8 @@ constexpr std::int32_t peer_most_ranks = 8, peer_most_blocks = 512;
 constexpr std::int64_t peer_least_ranks = 2;
 
 struct PeerMemory {
-  const std::uint32_t* given_up = nullptr;      // of the host's memory: not 0, nobody waits any more. Null: for ever
+  const std::uint32_t* given_up = nullptr;  // of the host's memory: not 0, nobody waits any more. Null: for
+                                            // ever
   std::uint32_t* flags[peer_most_ranks] = {};   // of each rank: [block][from]: the epoch that `from` has sent
   unsigned char* slots[peer_most_ranks] = {};   // of each rank: [block][half][from][slot_bytes]
   unsigned char* lines[peer_most_ranks] = {};   // the same for lines, [line_bytes]

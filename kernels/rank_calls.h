@@ -19,7 +19,7 @@ class RankCalls {
   // False, with its words, when the library has met an error of its own since.
   virtual bool fine(std::string& why) = 0;
   // Ends what waits on all devices (ncclCommAbort); from any thread, and nothing is called after it.
-  virtual void abort() = 0;
+  virtual void give_up() = 0;
 };
 
 // Rank 0 is the device `first`, the others are the rest in the driver's order, as of a PeerGroup. Null with a

@@ -3,7 +3,6 @@
 #include <nccl.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -28,7 +27,7 @@ struct Nccl {
   decltype(&ncclSend) send = nullptr;
   decltype(&ncclRecv) receive = nullptr;
   decltype(&ncclGetErrorString) words = nullptr;
-  decltype(&ncclCommAbort) abort = nullptr;
+  decltype(&ncclCommAbort) comm_abort = nullptr;
   decltype(&ncclCommGetAsyncError) asynchronous_error = nullptr;
 
   Nccl() {
@@ -44,7 +43,7 @@ struct Nccl {
     library.take(send, "ncclSend", why);
     library.take(receive, "ncclRecv", why);
     library.take(words, "ncclGetErrorString", why);
-    library.take(abort, "ncclCommAbort", why);
+    library.take(comm_abort, "ncclCommAbort", why);
     library.take(asynchronous_error, "ncclCommGetAsyncError", why);
   }
 };
@@ -180,23 +179,28 @@ class Calls final : public RankCalls {
     }
     return true;
   }
-  // Each from a thread of its own: an abort may wait for its kernels, which wait for the others' abort. A call
-  // that is stuck in a full queue keeps its communicator for ever: that one is aborted under it.
-  void abort() override {
+  // Each from a thread of its own: an abort may wait for its kernels, which wait for the others' abort. A
+  // call that is stuck in a full queue keeps its communicator for ever: that one is aborted under it.
+  void give_up() override {
     if (aborted_.exchange(true)) return;
     std::vector<std::thread> threads;
     for (std::size_t r = 0; r < guards_.size(); ++r)
       threads.emplace_back([this, r] {
-        const std::unique_lock lock(guards_[r], std::chrono::seconds(2));
-        static_cast<void>(nccl().abort(communicators_[r]));
+        std::unique_lock lock(guards_[r], std::try_to_lock);
+        for (int i = 0; i < patience && !lock.owns_lock(); ++i) {
+          std::this_thread::yield();
+          static_cast<void>(lock.try_lock());
+        }
+        static_cast<void>(nccl().comm_abort(communicators_[r]));
       });
     for (std::thread& thread : threads) thread.join();
     communicators_.clear();
   }
 
  private:
+  static constexpr int patience = 1 << 20;  // a second, about
   Communicators& communicators_;
-  std::vector<std::timed_mutex> guards_;  // a rank each
+  std::vector<std::mutex> guards_;  // a rank each
   std::atomic<bool> aborted_ = false;
 };
 

@@ -62,8 +62,9 @@ class KernelExecutor final : public Executor {
     std::vector<std::int64_t> graph_sizes;  // of decode steps, ascending; empty: none
     std::uint64_t seed = 1;
     std::int64_t vocabulary = 32000;
-    std::shared_ptr<const ExpertPopularity> popularity = {};  // that tokens' experts are drawn by, if they are
-    WallClock* clock = nullptr;       // null: the clock jumps
+    std::shared_ptr<const ExpertPopularity> popularity = {};  // that tokens' experts are drawn by, if they
+                                                              // are
+    WallClock* clock = nullptr;                               // null: the clock jumps
     bool emulate_host = false;        // with a clock that waits: spins for the engine profile's host times
     std::function<bool()> stop = {};  // asked before each step; true: from here on nothing is run
     // Asked behind each step, where the clock jumps: true has it timed launch by launch.

@@ -28,7 +28,7 @@ struct KernelDemand {
   std::int32_t ranks = 1;                                           // devices that share out the model
   bool shares_experts = false;                                      // whole experts, by device
   std::shared_ptr<const ExpertPopularity> popularity;  // that experts are drawn by; null: the router's own
-  std::int32_t first_device = 0;  // of prefill and decode pools each has its own
+  std::int32_t first_device = 0;                       // of prefill and decode pools each has its own
   std::uint64_t seed = 1;
   bool waits = true;          // the clock
   bool marks_layers = false;  // prefill whose KV leaves layer by layer, in real time

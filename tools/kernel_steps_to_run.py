@@ -3,13 +3,15 @@
 
 SCENARIO_RUN is what `orrery live --out` wrote (steps.csv, measured.csv); RUN can be read by `orrery calibrate --from-steps`,
 which fits a factor for each operator class. Steps whose products were planned in them (first_use) are left out. Of the host
-there is what our engine measures: scheduling and launching. One experiment an instance; requests stand in the first.
+there is what our engine measures: scheduling and launching. All instances are one experiment, which the fit cuts into parts of
+like steps: a prefill and a decode instance left out in turn would have nothing of the other's.
 """
 import csv
 import json
 import pathlib
 import sys
 
+INSTANCE = 1_000_000  # steps of an instance follow each other, those of two do not
 COLUMNS = ["experiment", "step", "schedule_start_us", "schedule_us", "tokens", "sequences", "prefill_chunks", "new_requests",
            "running", "waiting", "free_blocks", "preempted", "execute_start_us", "sample_end_us", "gpu_us", "gpu_us_rank1",
            "update_start_us", "update_us", "decode_sequences", "decode_context_tokens", "prefill_request_ids", "new_request_ids",
@@ -22,7 +24,7 @@ def step_row(row):
     decodes, tokens = int(row["decodes"]), int(row["prefill_tokens"])
     host, launch, gpu = (float(row[key]) for key in ("host_us", "launch_us", "measured_us"))
     begin = float(row["submitted_s"]) * 1e6
-    return dict(experiment=f"instance{row['instance']}", step=row["step"], schedule_start_us=f"{begin - host:.2f}",
+    return dict(experiment="live", step=INSTANCE * int(row["instance"]) + int(row["step"]), schedule_start_us=f"{begin - host:.2f}",
                 schedule_us=f"{host:.2f}", tokens=tokens + decodes, sequences=len(chunks) + decodes,
                 prefill_chunks=" ".join(chunks), new_requests=0, running=len(chunks) + decodes, waiting=0, free_blocks=0,
                 preempted=0, execute_start_us=f"{begin:.2f}", sample_end_us=f"{begin + launch:.2f}", gpu_us=f"{gpu:.2f}",
@@ -39,23 +41,20 @@ def convert(source, target):
         sys.exit(f"{source}/steps.csv: no step that was run and met nothing new")
     with open(source / "measured.csv", newline="") as file:
         requests = list(csv.DictReader(file))
-    names = sorted({f"instance{row['instance']}" for row in rows})
     target.mkdir(parents=True, exist_ok=True)
     # What a replay of the schedule would need is not here; the fit asks for none of it.
     (target / "engine.json").write_text(json.dumps({
         "num_gpu_blocks": 1, "block_size": 16, "max_num_batched_tokens": 1, "max_num_seqs": 1, "max_model_len": 1}))
     with open(target / "experiments.jsonl", "w") as file:
-        for i, name in enumerate(names):
-            asked = [{"t": 0, "in": int(r["prompt_tokens"]), "out": int(r["output_tokens"])} for r in requests] if i == 0 else []
-            file.write(json.dumps({"name": name, "reqs": asked}) + "\n")
+        asked = [{"t": 0, "in": int(r["prompt_tokens"]), "out": int(r["output_tokens"])} for r in requests]
+        file.write(json.dumps({"name": "live", "reqs": asked}) + "\n")
     with open(target / "requests.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["experiment", "request", "submit_s"], *([names[0], i, 0] for i in range(len(requests)))])
+        csv.writer(file).writerows([["experiment", "request", "submit_s"], *(["live", i, 0] for i in range(len(requests)))])
     with open(target / "steps.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        logged = sorted(map(step_row, rows), key=lambda row: (row["experiment"], int(row["step"])))
-        for name in names:  # a log begins with the first admission
-            next(row for row in logged if row["experiment"] == name)["new_request_ids"] = "0:0"
+        logged = sorted(map(step_row, rows), key=lambda row: row["step"])
+        logged[0]["new_request_ids"] = "0:0"  # a log begins with the first admission
         writer.writerows(logged)
 
 

@@ -117,8 +117,8 @@ class Devices {
     ORRERY_TRY_STATUS(choose(d, devices_.front()->memory()));
     const kernels::DeviceInfo& info = devices_[static_cast<std::size_t>(d.first_device)]->info();
     const std::string sums = d.ranks == 1 ? "" : own_all_reduce_ ? ", own all-reduce" : ", NCCL's all-reduce";
-    return device_with(d, {d.ranks, own_all_reduce_ ? AllReduce::peers : AllReduce::nccl, d.shares_experts}, *memory_,
-                       static_cast<double>(info.memory_bytes),
+    return device_with(d, {d.ranks, own_all_reduce_ ? AllReduce::peers : AllReduce::nccl, d.shares_experts},
+                       *memory_, static_cast<double>(info.memory_bytes),
                        (d.ranks > 1 ? std::to_string(d.ranks) + " × " : "") + info.name + ", driver " +
                            info.driver + ", " + info.runtime + sums);
   }

@@ -26,8 +26,7 @@ class DrawnChoices {
  private:
   void upload();
   std::size_t entries() const {
-    return static_cast<std::size_t>(popularity_->layers()) *
-           static_cast<std::size_t>(popularity_->experts());
+    return static_cast<std::size_t>(popularity_->layers()) * static_cast<std::size_t>(popularity_->experts());
   }
 
   std::shared_ptr<const ExpertPopularity> popularity_;

@@ -88,7 +88,8 @@ class Schedule {
         for (std::int32_t at = 0; at < served_[s].cached; ++at) {
           const auto& chosen = served_[s].chosen[static_cast<std::size_t>(at)][l];
           // A prefix that was found has its first owner's.
-          demand.draw(key_of(s == sharing && at < block ? 0 : s, at), static_cast<std::uint64_t>(layer), drawn);
+          demand.draw(key_of(s == sharing && at < block ? 0 : s, at), static_cast<std::uint64_t>(layer),
+                      drawn);
           wrong += std::equal(chosen.begin(), chosen.end(), drawn.begin(), drawn.end()) ? 0 : 1;
         }
       }
@@ -389,7 +390,8 @@ Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOpt
     popular.law = PopularitySpec::Law::zipf;
     popular.parameter = options.zipf;
     std::int32_t layers = 0;
-    for (const LayerKind& kind : model.layer_kinds) layers += kind.moe ? static_cast<std::int32_t>(kind.count) : 0;
+    for (const LayerKind& kind : model.layer_kinds)
+      layers += kind.moe ? static_cast<std::int32_t>(kind.count) : 0;
     forward_options.popularity = std::make_shared<const ExpertPopularity>(
         popular, layers, static_cast<std::int32_t>(model.experts),
         static_cast<std::int32_t>(model.experts_per_token), options.seed);

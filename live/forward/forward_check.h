@@ -32,12 +32,12 @@ struct ForwardCheckOptions {
 
 struct ForwardCheck {
   std::int64_t steps = 0, graph_steps = 0, graphs = 0, rows = 0;  // rows whose logits were compared
-  std::int64_t tokens = 0, same_tokens = 0;          // sampled, and equal to the reference's best
-  // Of tokens and experts: the bound tells them from the best; or, where experts are drawn, they are not those
-  // that the simulation draws.
+  std::int64_t tokens = 0, same_tokens = 0;  // sampled, and equal to the reference's best
+  // Of tokens and experts: the bound tells them from the best; or, where experts are drawn, they are not
+  // those that the simulation draws.
   std::int64_t wrong_tokens = 0, wrong_choices = 0;
-  std::int64_t logits = 0, beyond_bound = 0;         // NaNs count as beyond
-  bool ranks_agree = true;                           // on every token of every step
+  std::int64_t logits = 0, beyond_bound = 0;          // NaNs count as beyond
+  bool ranks_agree = true;                            // on every token of every step
   double worst_deviations = 0, median_deviation = 0;  // largest error over its deviation; of logits' errors
   std::string detail;                                 // the first that is beyond
   bool passed() const { return rows > 0 && ranks_agree && beyond_bound + wrong_tokens + wrong_choices == 0; }

@@ -30,7 +30,7 @@ struct DeviceStep {
   const std::int32_t* tokens = nullptr;
   const std::int64_t *positions = nullptr, *slots = nullptr;
   const std::int32_t* sampled_rows = nullptr;
-  const std::uint64_t* expert_keys = nullptr;  // null where the batch has none
+  const std::uint64_t* expert_keys = nullptr;                         // null where the batch has none
   const std::int32_t *row_range = nullptr, *sampled_range = nullptr;  // 0, rows; 0, sampled
   const std::int32_t* head_offsets = nullptr;  // latent: 0, rows, 2 · rows, … up to the heads
   const kernels::DecodePiece* pieces = nullptr;

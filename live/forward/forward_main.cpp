@@ -1,7 +1,8 @@
-// orrery-forward-check [--time MODEL] [--sums MODEL]: the forward pass on the first GPU, and on the first two,
-// held against its double-precision reference (forward_check.h); on two also ranks that fail on purpose. With
-// --time also steps of a model, beside which `orrery cost` can be put; with --sums steps on two ranks with
-// their sums and without.
+// orrery-forward-check [--time MODEL] [--sums MODEL]: the forward pass on the first GPU, and on the first
+// two, held against its double-precision reference (forward_check.h); on two also ranks that fail on purpose.
+// With
+// --time also steps of a model, beside which `orrery cost` can be put; with --sums first, steps on two ranks
+// with their sums and without, and no checks.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -216,8 +217,8 @@ int time_sums(const std::string& name, kernels::Device& device) {
     std::printf("%s\n", to_string(model.errors()).c_str());
     return 1;
   }
-  const std::vector<std::pair<std::int32_t, std::int32_t>> steps = {
-      {1, 0}, {16, 0}, {64, 0}, {0, 256}, {0, 1024}, {0, 2048}};
+  const std::vector<std::pair<std::int32_t, std::int32_t>> steps = {{1, 0},   {16, 0},   {64, 0},
+                                                                    {0, 256}, {0, 1024}, {0, 2048}};
   std::vector<double> alone(steps.size());
   for (const AllReduce sum : {AllReduce::none, AllReduce::peers, AllReduce::nccl}) {
     ForwardOptions options;
@@ -270,7 +271,8 @@ int run(int count, char** arguments) {
   kernels::Device& device = *devices.front();
   const kernels::DeviceInfo& info = device.info();
   std::printf("%s, driver %s, %s\n", info.name.c_str(), info.driver.c_str(), info.runtime.c_str());
-  int result = check_all(device, devices.size() > 1);
+  const bool times_sums = count > 2 && std::string(arguments[1]) == "--sums";
+  int result = times_sums ? 0 : check_all(device, devices.size() > 1);
   for (int i = 1; i + 1 < count; i += 2) {
     if (std::string(arguments[i]) == "--time")
       result = std::max(result, time_model(arguments[i + 1], device));

@@ -77,8 +77,8 @@ void ForwardProducts::multiply_blocks(const Weight& weight, const ActivationRows
 }
 
 void ForwardProducts::multiply_experts(const Weight& weight, const ActivationRows& in, std::uint16_t* out,
-                                       std::int32_t rows, const std::int32_t* offsets,
-                                       kernels::Stream stream, std::int32_t likely) {
+                                       std::int32_t rows, const std::int32_t* offsets, kernels::Stream stream,
+                                       std::int32_t likely) {
   kernels::GroupedGemm problem;
   problem.activations = in.data;
   problem.activation_scales = in.scales;

@@ -198,10 +198,9 @@ void refuse_shares(const ModelSpec& model, std::int32_t ranks, bool shares_exper
   const bool whole = model.heads % ranks == 0 && (model.latent.present() || model.kv_heads % ranks == 0) &&
                      model.vocabulary % (8 * std::int64_t{ranks}) == 0;
   bool widths = true;
-  for (const std::int64_t width : {model.intermediate, shares_experts ? 0 : model.expert_intermediate,
-                                   model.shared_expert_intermediate,
-                                   model.heads * (model.latent.present() ? model.latent.value_dim
-                                                                         : model.head_dim)})
+  for (const std::int64_t width :
+       {model.intermediate, shares_experts ? 0 : model.expert_intermediate, model.shared_expert_intermediate,
+        model.heads * (model.latent.present() ? model.latent.value_dim : model.head_dim)})
     widths = widths && width % (unit * ranks) == 0;
   const std::string over = " over " + std::to_string(ranks) + " ranks";
   if (!whole) missing.push_back("heads or a vocabulary that do not divide" + over);

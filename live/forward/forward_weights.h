@@ -22,8 +22,8 @@ struct ForwardShape {
   std::int64_t latent_plain = 0;       // latent attention: width of a query's head without its rotary part
   std::int64_t latent_value = 0;       // and of a head's value; 0: ordinary attention
   bool qk_norm = false, tied = false;
-  // Heads, MLPs, the vocabulary and shared experts' widths are one rank's shares; of the routed experts either
-  // the widths are, or each rank has some of them whole.
+  // Heads, MLPs, the vocabulary and shared experts' widths are one rank's shares; of the routed experts
+  // either the widths are, or each rank has some of them whole.
   std::int32_t ranks = 1, rank = 0;
   bool shares_experts = false;
   std::int64_t own_experts() const { return shares_experts ? experts / ranks : experts; }

@@ -107,8 +107,8 @@ class RankedForward::Link final : public RankLink {
     peers.lines[rank_] = static_cast<unsigned char*>(zeros(area));
     std::uint32_t any = 0;  // fills run in a queue of their own: a download waits for them
     if (peers.flags[rank_] != nullptr) memory.download(&any, peers.flags[rank_], sizeof any);
-    return peers.given_up != nullptr && peers.flags[rank_] != nullptr && peers.epochs != nullptr && peers.slots[rank_] != nullptr &&
-           peers.lines[rank_] != nullptr;
+    return peers.given_up != nullptr && peers.flags[rank_] != nullptr && peers.epochs != nullptr &&
+           peers.slots[rank_] != nullptr && peers.lines[rank_] != nullptr;
   }
   void connect(const Link& other) {
     const auto r = static_cast<std::size_t>(other.rank_);
@@ -264,15 +264,14 @@ void RankedForward::give_up(const Errors& why) {
   }
   broken_ = true;
   __atomic_store_n(peers_->word(), 1U, __ATOMIC_RELEASE);
-  if (calls_ != nullptr) calls_->abort();
+  if (calls_ != nullptr) calls_->give_up();
 }
 
 Result<Unit> RankedForward::launch(const StepBatch& batch) {
   if (ranks() == 1) return forwards_.front()->launch(batch);
   for (Errors& errors : errors_) errors.clear();
   if (broken_)
-    return make_error(ErrorKind::unavailable,
-                      "another rank has failed before: " + to_string(what_failed()));
+    return make_error(ErrorKind::unavailable, "another rank has failed before: " + to_string(what_failed()));
   batch_ = batch;
   watch_->begin();
   // The other ranks wait for their step as well; the caller's is waited for in sampled().

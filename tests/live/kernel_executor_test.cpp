@@ -319,7 +319,8 @@ TEST_CASE("what does not run on kernels is refused by its key") {
   const auto with_experts = [&](const std::string& more) {
     return key_of(scenario_of(more, {"deployment.model=" + experts}), false);
   };
-  CHECK(with_experts(", parallel: {tp: 2, ep: 2}, experts: {popularity: {zipf: 1}, drift: {every_s: 9}}") == "");
+  CHECK(with_experts(", parallel: {tp: 2, ep: 2}, experts: {popularity: {zipf: 1}, drift: {every_s: 9}}") ==
+        "");
   CHECK(with_experts(", parallel: {tp: 2, ep: 2}, experts: {eplb: {policy: static}}") ==
         "deployment.experts.eplb");
   CHECK(key_of(scenario_of(", replicas: 2"), true) == "deployment.replicas");
