@@ -192,6 +192,8 @@ class GraphNodes {
     OpSpec s = width(n);
     s.k = k;
     s.format = f;
+    // The live engine's 16-bit products run with rounded rows (costmodel/product_rows.h).
+    if (live_engine() && f.activation_bytes >= 2) s.variant = "rounded";
     add(name, "gemm", s, count);
   }
 

@@ -37,7 +37,7 @@ class StepStream {
   // Clocks between the launches of a captured body: noted in the order of the calls, read behind a wait.
   virtual void hold_clocks(std::size_t count) = 0;
   virtual void clock(std::size_t number) = 0;
-  virtual double clock_ns(std::size_t from, std::size_t to) = 0;  // the host's time on the simulator
+  virtual double clock_ns(std::size_t from, std::size_t to) = 0;  // a tick each on the simulator
   virtual void begin_step() = 0;                                  // from here …
   virtual void end_step() = 0;                                    // … to here a step is timed
   virtual bool wait(std::string& why) = 0;  // for all of it; false with the driver's words on an error

@@ -130,7 +130,6 @@ std::unique_ptr<KernelExecutor::Job> KernelExecutor::empty_job() {
   b.positions.clear();
   b.slots.clear();
   b.sequences.clear();
-  b.block_tables.clear();
   b.sampled_rows.clear();
   job->rows.clear();
   job->sampled.clear();

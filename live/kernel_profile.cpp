@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/det_math.h"
 #include "base/text.h"
 
 namespace orrery {
@@ -92,10 +93,12 @@ struct Kind {
 
 double percent(double priced, double measured) { return measured > 0 ? (priced / measured - 1) * 100 : 0; }
 
+double log2_of(double x) { return det_log(x) / det_log(2); }
+
 // Up to 64 the sizes of captured graphs, 1, 2, 4, 8, 16, 24 …; above, halves of an octave.
 std::int64_t region_of(double x) {
-  if (x > 64) return 64 + std::llround(2 * std::log2(x / 64));
-  if (x <= 4) return std::llround(8 * std::log2(x)) - 32;  // rows of an expert are fractions
+  if (x > 64) return 64 + std::llround(2 * log2_of(x / 64));
+  if (x <= 4) return std::llround(8 * log2_of(x)) - 32;  // rows of an expert are fractions
   return static_cast<std::int64_t>(std::ceil(x / 8)) * 8;
 }
 
@@ -256,7 +259,7 @@ Corrections fitted_corrections(const std::vector<ProfiledStep>& steps, const Ste
       Region& region = seen[r.corrected_as][region_of(r.at)];
       region.measured += r.measured_ns;
       region.priced += r.priced_ns;
-      region.log_x += r.priced_ns * std::log(r.at);
+      region.log_x += r.priced_ns * det_log(r.at);
     }
   }
   Corrections out = before;
@@ -266,7 +269,7 @@ Corrections fitted_corrections(const std::vector<ProfiledStep>& steps, const Ste
     const std::string name = op.substr(0, slash),
                       format = slash == std::string::npos ? "" : op.substr(slash + 1);
     for (const auto& [index, region] : regions) {
-      const double x = std::exp(region.log_x / region.priced);
+      const double x = det_exp(region.log_x / region.priced);
       points.emplace_back(x, set.correction(name, format, x) * region.measured / region.priced);
     }
     std::vector<std::pair<double, double>>& all = out[op];

@@ -3,6 +3,7 @@
 
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
+#include "costmodel/product_rows.h"
 
 namespace orrery {
 
@@ -34,12 +35,12 @@ class GemmOperator : public Operator {
   }
 
   OpCost cost(const StepInput& input) const override {
-    const std::int64_t m = rows_of(spec_, input);
+    const std::int64_t asked = rows_of(spec_, input), m = launched(asked);
     const double rows = static_cast<double>(m);
     const double n = static_cast<double>(spec_.n);
     const double k = static_cast<double>(spec_.k);
     OpCost cost;
-    cost.flops = 2 * rows * n * k;
+    cost.flops = 2 * static_cast<double>(asked) * n * k;
     cost.compute_ns = compute_ns(m);
     const double weights = n * k * spec_.format.bytes_per_parameter;
     const double activations = rows * (k * spec_.format.activation_bytes + n * spec_.out_bytes);
@@ -65,12 +66,16 @@ class GemmOperator : public Operator {
   }
 
   std::string shape_text(const StepInput& input) const override {
-    return "m=" + std::to_string(rows_of(spec_, input)) + " n=" + std::to_string(spec_.n) +
+    return "m=" + std::to_string(launched(rows_of(spec_, input))) + " n=" + std::to_string(spec_.n) +
            " k=" + std::to_string(spec_.k) + " " + spec_.format.label;
   }
   KernelClass kernel_class() const override { return class_; }
 
  private:
+  std::int64_t launched(std::int64_t rows) const {
+    return spec_.variant == "rounded" ? launched_product_rows(rows) : rows;
+  }
+
   double compute_ns(std::int64_t m) const {
     const double efficiency = roofline_.efficiency(class_);
     const bool four_bits = spec_.format.stored == DType::int4 && spec_.format.activation_bytes == 2;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "costmodel/product_rows.h"
 #include "kernels/attention_decode.h"
 #include "kernels/block_gemm.h"
 #include "kernels/grouped_gemm.h"
@@ -26,9 +27,7 @@ ForwardProducts::ForwardProducts(kernels::DeviceMemory& memory)
 }
 
 std::int64_t ForwardProducts::launched_rows(std::int64_t rows) {
-  if (!kernels::cublaslt_built()) return rows;
-  const std::int64_t step = rows <= 64 ? 8 : rows <= 256 ? 16 : rows <= 1024 ? 64 : 128;
-  return (rows + step - 1) / step * step;
+  return kernels::cublaslt_built() ? launched_product_rows(rows) : rows;
 }
 
 kernels::LibraryGemm* ForwardProducts::plan(const Weight& weight, std::int64_t rows,

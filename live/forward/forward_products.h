@@ -28,9 +28,8 @@ class ForwardProducts {
   explicit ForwardProducts(kernels::DeviceMemory& memory);
   bool ready() const { return ready_; }  // false: no room
 
-  // Rows that a product of so many is launched with. cuBLASLt's plans are for one number of rows and are
-  // timed when first met, so they are made for steps of it; what is beyond the rows asked for is scratch.
-  // Buffers must hold as many.
+  // Rows that a product of so many is launched with (costmodel/product_rows.h); what is beyond the rows asked
+  // for is scratch. Buffers must hold as many.
   static std::int64_t launched_rows(std::int64_t rows);
 
   // out[rows][n] = in[rows][k] · weightᵀ. `range` on the device: 0, rows.

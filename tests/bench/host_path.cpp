@@ -1,6 +1,8 @@
 // orrery_host_path [SEQUENCES [wall]]: how long the live engine's host path takes a decode step: from the
 // loop's turn until the step is handed over (updates of the step before, scheduling, KV blocks, rows and
 // tables), over a device that does nothing. Prints one JSON object; docs/live.md has the target.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -36,9 +38,9 @@ class IdleDevice final : public StepRunner {
   bool waits_;
 };
 
-Scenario scenario_of(int sequences) {
+Result<Scenario> scenario_of(int sequences) {
   const std::string file =
-      std::filesystem::temp_directory_path() / ("orrery-host-path-" + std::to_string(std::rand()) + ".yaml");
+      std::filesystem::temp_directory_path() / ("orrery-host-path-" + std::to_string(::getpid()) + ".yaml");
   std::ofstream(file) << "deployment:\n  hardware: h200\n  model: qwen3-0.6b\n  engine: orrery\n"
                          "  engine_args: {max_model_len: 8192, num_gpu_blocks_override: 20000, max_num_seqs: "
                       << std::max(256, sequences)
@@ -49,11 +51,7 @@ Scenario scenario_of(int sequences) {
                       << sequences << "}\nseed: 1\n";
   auto scenario = load_scenario(file, {});
   std::filesystem::remove(file);
-  if (!scenario.ok()) {
-    std::fprintf(stderr, "%s\n", to_string(scenario.errors()).c_str());
-    std::exit(1);
-  }
-  return std::move(*scenario);
+  return scenario;
 }
 
 }  // namespace
@@ -69,7 +67,8 @@ int main(int count, char** arguments) {
   options.make_device = [](const KernelDemand& d) -> Result<KernelDevice> {
     return KernelDevice{std::make_unique<IdleDevice>(d.waits), true, "idle"};
   };
-  auto run = run_on_kernels(scenario_of(sequences), options);
+  const auto scenario = scenario_of(sequences);
+  const auto run = scenario.ok() ? run_on_kernels(*scenario, options) : Result<KernelRun>(scenario.errors());
   if (!run.ok()) {
     std::fprintf(stderr, "%s\n", to_string(run.errors()).c_str());
     return 1;

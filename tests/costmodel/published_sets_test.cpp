@@ -74,7 +74,8 @@ TEST_CASE("products of no set run above the data sheet or take back time when ro
           INFO(hardware.name << " " << set.name() << " " << format << " " << m << "x" << n << "x" << k);
           if (!set.name().starts_with("orrery")) CHECK(u <= 1);
           const double ns = gemm_bound_ns(rates, format, m, n, k) / u;
-          CHECK((ns > before * 0.7 || set.name().starts_with("orrery")));  // tiles and two measurements' noise
+          // Tiles and two measurements' noise.
+          CHECK((ns > before * 0.7 || set.name().starts_with("orrery")));
           before = ns;
           CHECK(set.error("gemm", format, m).points > 0);
           CHECK(set.error("gemm", format, m).shapes > 0);

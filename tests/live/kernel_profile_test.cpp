@@ -81,7 +81,8 @@ struct Folder {
 
 const std::string common =
     R"("hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256, "vocab_size": 256,
-    "max_position_embeddings": 256, "tie_word_embeddings": false, "hidden_act": "silu", "torch_dtype": "bfloat16",)";
+    "max_position_embeddings": 256, "tie_word_embeddings": false, "hidden_act": "silu",
+    "torch_dtype": "bfloat16",)";
 const std::string heads = R"("num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64})";
 const std::string dense = R"({"architectures": ["Qwen3ForCausalLM"],)" + common + heads;
 const std::string experts =
@@ -91,7 +92,8 @@ const std::string experts =
 const std::string latent = R"({"architectures": ["DeepseekV2ForCausalLM"], "num_attention_heads": 2,
     "num_key_value_heads": 2, "kv_lora_rank": 512, "q_lora_rank": null, "qk_nope_head_dim": 128,
     "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 8, "n_shared_experts": 1,
-    "num_experts_per_tok": 2, "moe_intermediate_size": 128, "first_k_dense_replace": 1, "moe_layer_freq": 1,)" +
+    "num_experts_per_tok": 2, "moe_intermediate_size": 128, "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,)" +
                            common.substr(0, common.rfind(',')) + "}";
 
 InstanceSpec tiny(const Folder& folder, const std::string& config, const std::string& quantization) {

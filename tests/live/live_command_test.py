@@ -83,6 +83,9 @@ def compared_again(out):
     call("live", "s.yaml", "--measured", "out", "--endpoint", "http://127.0.0.1:1", code=2)
     call("live", "s.yaml", "--measured", "out", "--intervals", "few", code=2)
     call("live", "s.yaml", "--executor", "cost-model", "--intervals", "4", code=2)
+    p = call("live", "s.yaml", "--executor", "cost-model", "--profile-steps", "4", code=2)
+    expect(f"launches are the kernels': {p.stderr}", "--executor kernel" in p.stderr)
+    call("live", "s.yaml", "--profile-steps", "4", "--update-calibration", code=2)
     # A log of other requests is no evidence.
     steps = source / "reports/cases/h200_vllm_0_24_endpoint/qwen3-8b/steps"
     p = call("live", "s.yaml", "--measured", "out", "--intervals", "off", "--steps", steps, code=3)
