@@ -30,11 +30,11 @@ OpLine line(OpClass op_class, double flops, double bytes, std::int64_t ns, const
 
 TEST_CASE("an operator draws its floor, its bytes and its operations, up to the limit") {
   const EnergyProfile p = h200();
-  // A microsecond of nothing: 209 W; with 2 MB (2 TB/s) 42.1 W for each TB/s, with 200 MFLOP (200 TFLOP/s)
-  // 0.602 W each.
-  CHECK(joules_of(p, line(OpClass::gemm, 0, 0, 1000)).nominal == Approx(209e-6));
-  CHECK(joules_of(p, line(OpClass::gemm, 0, 2e6, 1000)).nominal == Approx((209 + 84.2) * 1e-6));
-  CHECK(joules_of(p, line(OpClass::gemm, 2e8, 2e6, 1000)).nominal == Approx((209 + 84.2 + 120.4) * 1e-6));
+  // A microsecond of nothing: 534 W; with 200 MFLOP (200 TFLOP/s) 0.218 W for each; of decode attention 285
+  // W, and with 2 MB (2 TB/s) 17.6 W for each.
+  CHECK(joules_of(p, line(OpClass::gemm, 0, 0, 1000)).nominal == Approx(534e-6));
+  CHECK(joules_of(p, line(OpClass::gemm, 2e8, 2e6, 1000)).nominal == Approx((534 + 43.6) * 1e-6));
+  CHECK(joules_of(p, line(OpClass::attention_decode, 0, 2e6, 1000)).nominal == Approx((285 + 35.2) * 1e-6));
   // Beyond the limit of 700 W nothing is drawn, whatever the operations say.
   CHECK(joules_of(p, line(OpClass::gemm, 2e9, 4e6, 1000)).nominal == Approx(700e-6));
   CHECK(joules_of(p, line(OpClass::gemm, 2e9, 4e6, 1000)).high == Approx(700e-6));
