@@ -375,6 +375,16 @@ std::vector<ModelSpec> checked_models_of_two() {
   return models;
 }
 
+StepBatch least_step() {
+  StepBatch batch;
+  batch.tokens = batch.positions = {1};
+  batch.slots = {1};
+  batch.sequences = {{0, 1, 2}};
+  batch.decodes = batch.max_blocks = 1;
+  batch.block_tables = batch.sampled_rows = {0};
+  return batch;
+}
+
 Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,
                                    kernels::DeviceMemory& memory) {
   ForwardOptions forward_options;

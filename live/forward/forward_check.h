@@ -54,6 +54,9 @@ ModelSpec tiny_grouped_model(Quantization quantization);
 ModelSpec tiny_latent_model();  // as DeepSeek-V2-Lite: a latent, an MLP, then experts with a shared one
 std::vector<ModelSpec> checked_models();  // of every format that there is code for
 
+// One row behind one that is there: the least that ranks can run together.
+StepBatch least_step();
+
 Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,
                                    kernels::DeviceMemory& memory);
 

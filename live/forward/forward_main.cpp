@@ -66,17 +66,6 @@ bool check_two(bool graphs, kernels::Device& device) {
   return good;
 }
 
-// One row behind one that is there.
-StepBatch least_step() {
-  StepBatch batch;
-  batch.tokens = batch.positions = {1};
-  batch.slots = {1};
-  batch.sequences = {{0, 1, 2}};
-  batch.decodes = batch.max_blocks = 1;
-  batch.block_tables = batch.sampled_rows = {0};
-  return batch;
-}
-
 // A rank's third sum is refused, or never made: the step must end with an error on both.
 bool check_fault(AllReduce sum, bool silent, kernels::Device& device) {
   ForwardOptions options;

@@ -18,21 +18,20 @@ TEST_CASE("two ranks give the reference's logits, and both the same tokens") {
   for (std::size_t i = 0; i < 3; ++i) check_agrees(models[i], options);  // the others below
 }
 
-TEST_CASE("two ranks with half of the experts each give the reference's logits: bf16, FP8, beside a latent") {
+TEST_CASE(
+    "two ranks with half of the experts each give the reference's logits: FP8, and bf16 beside a latent") {
   ForwardCheckOptions options;
   options.ranks.ranks = 2;
   options.ranks.shares_experts = true;
-  const std::size_t which = GENERATE(2, 3, 4);
+  const std::size_t which = GENERATE(3, 4);
   options.zipf = which == 3 ? 1.5 : 0;  // a hotspot: one of eight experts has as much as the last six
   check_agrees(checked_models_of_two()[which], options);
 }
 
 TEST_CASE("experts drawn by popularity are the simulation's, and their products the reference's") {
   ForwardCheckOptions options;
-  for (const double zipf : {0.8, 6.0}) {  // at 6 most draws repeat, and what is left over is drawn from
-    options.zipf = zipf;
-    check_agrees(tiny_model(true), options);
-  }
+  options.zipf = 6;  // most draws repeat, so that what is left over is drawn from, too
+  check_agrees(tiny_model(true), options);
 }
 
 TEST_CASE("what two ranks cannot share out is refused by name") {
@@ -98,12 +97,7 @@ TEST_CASE("a rank whose sum fails, or never comes, ends the step on all ranks, a
   const auto group = RankedForward::create(checked_models_of_two().front(), options, ranks, memory);
   INFO((group ? "" : to_string(group.errors())));
   REQUIRE(group);
-  StepBatch batch;
-  batch.tokens = batch.positions = {1};
-  batch.slots = {1};
-  batch.sequences = {{0, 1, 2}};
-  batch.decodes = batch.max_blocks = 1;
-  batch.block_tables = batch.sampled_rows = {0};
+  const StepBatch batch = least_step();
   const auto begin = std::chrono::steady_clock::now();
   Errors errors;
   if (const auto launched = (*group)->launch(batch); !launched)
