@@ -6,7 +6,8 @@ namespace orrery {
 
 bool SglangRanks::needed(const SchedulerConfig& config) {
   const SglangConfig c = sglang_config(config);
-  return c.role != SglangRole::decode && (c.delays.on || c.prefill_decode_interval > 0);
+  if (c.role == SglangRole::prefill) return c.delays.on;  // whose loop has no interval
+  return c.role == SglangRole::whole && (c.delays.on || c.prefill_decode_interval > 0);
 }
 
 std::vector<std::unique_ptr<Scheduler>> SglangRanks::make_ranks(const SchedulerConfig& config,

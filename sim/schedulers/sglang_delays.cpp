@@ -112,9 +112,13 @@ SglangScheduler::Adder SglangScheduler::resume_attempt() {
 }
 
 // A rank without requests beside ranks that have some goes through its passes too.
-void SglangScheduler::pass_idle() { defer_prefill(); }
+void SglangScheduler::pass_idle() {
+  if (config_.role == SglangRole::whole) defer_prefill();
+}
 
 // `_arm_prefill_decode_interval`: is_extend_in_batch is of all ranks.
-void SglangScheduler::prompts_ran() { interval_left_ = config_.prefill_decode_interval; }
+void SglangScheduler::prompts_ran() {
+  if (config_.role == SglangRole::whole) interval_left_ = config_.prefill_decode_interval;
+}
 
 }  // namespace orrery

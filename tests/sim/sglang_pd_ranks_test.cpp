@@ -86,6 +86,7 @@ TEST_CASE("random worlds of ranks apart: conservation, and single steps are stre
     Apart a = ranks(2, SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
     a.world = w;
     a.world.config.options.set("enable_mixed_chunk", false);
+    if (seed % 3 == 0) a.world.config.options.set("enable_prefill_delayer", true);
     if (random.below(3) == 0)
       a.world.config.options.set(
           "load_balance_method",
