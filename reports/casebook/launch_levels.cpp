@@ -55,6 +55,20 @@ void settle_pieces(LaunchLevels& out, double graph, double excess) {
   if (out.eager == 1 && out.piecewise == 1) out.kept[key] = level_text(out.beside_pieces);
 }
 
+// Drafting is launched by the same terms, in decode steps, of whose pace prompts say nothing: they stay the
+// profile's, and prompts beside decodes have their level in the spread alone.
+void keep_for_drafts(LaunchLevels& out, double graph, double excess) {
+  out.eager = out.piecewise = 1;
+  out.jitter = out.beside.told ? (graph + out.beside.factor * excess) / (graph + excess) : 1;
+  out.notes.clear();
+  for (const char* key : {"launch_kernel", "launch_experts", "launch_collective", "launch_piece"})
+    out.kept[key] = "launches drafts too, of which prompts say nothing";
+  if (out.beside.told)
+    out.notes["launch_jitter_median"] = "of steps beside decodes";
+  else
+    out.kept["launch_jitter_median"] = level_text(out.beside);
+}
+
 }  // namespace
 
 LaunchLevels launch_levels(const std::vector<StepSample>& samples, const InstanceSpec& spec,
@@ -86,6 +100,7 @@ LaunchLevels launch_levels(const std::vector<StepSample>& samples, const Instanc
   };
   settle_eager(out, launch_graph, typical(beside, lone));
   settle_pieces(out, launch_graph, typical(beside_pieces, lone_pieces));
+  if (spec.speculation.has_network()) keep_for_drafts(out, launch_graph, typical(beside, lone));
   return out;
 }
 

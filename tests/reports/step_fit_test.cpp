@@ -315,6 +315,10 @@ TEST_CASE(
   };
   const auto plain = step_samples(run, instance("h200", "mimo-7b", "vllm-0.24"), {});
   CHECK(off(*samples) == Approx(1).epsilon(0.1));
+  // Drafts are launched by launch_kernel, of whose pace prompts say nothing.
+  const StepFit fit = fit_steps(run, spec).value();
+  CHECK(term(fit.host, "launch_kernel").value == 37);
+  CHECK(term(fit.host, "launch_kernel").note.find("drafts") != std::string::npos);
   CHECK(off(*plain) > 1.1 * off(*samples));
 }
 
