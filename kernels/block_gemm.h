@@ -27,6 +27,9 @@ struct BlockGemm {
   std::int32_t rows = 0, n = 0, k = 0;       // k is a multiple of 16
   std::int32_t scale_row = 0, scale_block = 0, weight_blocks = 0;
   bool by_channel = false;
+  // The launch may begin before the one in front of it in the stream is through, and bring weights: they are
+  // not what that one writes, nor are the rows of experts. Only the wgmma form.
+  bool early = false;
 
   BlockGemmExperts layout = BlockGemmExperts::none;
   std::int32_t experts = 1;
@@ -39,9 +42,6 @@ struct BlockGemm {
   // block_gemm_counter_bytes are zeros before the first launch; launches that share it follow one another.
   void* workspace = nullptr;
   std::int64_t workspace_bytes = 0;  // 0: every tile by one block
-  // The launch may begin before the one in front of it in the stream is through, and bring weights: they are
-  // not what that one writes. Only the wgmma form.
-  bool early = false;
 };
 
 constexpr std::int64_t block_gemm_counter_bytes = 4096;

@@ -35,6 +35,7 @@ template <int Rows, int Columns, bool Tails = false>
 struct BlockWalk {
   Tile tile;                        // rows may be 0 or less: a unit reaches beyond the rows
   std::int32_t index, count, rank;  // rank: of this block in its unit
+
   GPU_DEVICE_MEMBER BlockWalk(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit,
                               std::int32_t rank_in_unit)
       : rank(rank_in_unit) {
@@ -70,9 +71,8 @@ struct BlockWalk {
 
   GPU_DEVICE_MEMBER void locate(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit) {
     if (done()) return;
-    const std::int32_t at = Tails && in_parts(unit) ? unit.tail.first + tail_tile(unit) : index;
-    tile = p.layout == BlockGemmExperts::none ? dense_unit(p, unit, at)
-                                              : grouped_tile(table, expert_rows_of(p), at);
+    tile = p.layout == BlockGemmExperts::none ? dense_unit(p, unit)
+                                              : grouped_tile(table, expert_rows_of(p), index);
     if (unit.row_blocks > 1) {
       tile.first_row += rank * Rows;
       tile.rows -= rank * Rows;
@@ -83,10 +83,11 @@ struct BlockWalk {
 
   // About 2,048 rows are walked over all columns before the next: what runs at once is then about as tall as
   // wide, and reads the least from memory.
-  GPU_DEVICE_MEMBER static Tile dense_unit(const BlockGemm& p, const BlockTileUnit& unit, std::int32_t at) {
+  GPU_DEVICE_MEMBER Tile dense_unit(const BlockGemm& p, const BlockTileUnit& unit) const {
     const std::int32_t unit_rows = Rows * unit.row_blocks, all = row_units(p, unit);
     const std::int32_t band = unit.band > 0 ? unit.band : 2048 / unit_rows,
                        each = band * column_units(p, unit);
+    const std::int32_t at = Tails && in_parts(unit) ? unit.tail.first + tail_tile(unit) : index;
     const std::int32_t first = at / each * band, within = at % each;
     const std::int32_t height = all - first < band ? all - first : band;
     Tile whole;

@@ -31,6 +31,8 @@ EXPECTED = [
                                                r"\.multicast::cluster", r"barrier\.cluster\.wait"]),
                                  ("ShapeILb0ELi2ELi1ELi1ELi128E", [r"m64n128k32", r"setmaxnreg\.inc", r"setmaxnreg\.dec"]),
                                  ("ShapeILb0ELi2ELi2ELi1ELi128E", [r"m64n128k32", r"setmaxnreg\.inc", r"setmaxnreg\.dec"]),
+                                 ("FormE1E", [r"ld\.acquire\.gpu\.global\.u32", r"(atom|red)\.\S*add\.u32"]),
+                                 ("FormE2E", [r"griddepcontrol\.wait", r"griddepcontrol\.launch_dependents"]),
                                  ("ShapeILb1ELi1ELi1ELi1ELi16E", [r"m64n16k32", r"stmatrix.*\.trans", r"mapa\.shared::cluster",
                                                                                   r"st\.shared::cluster\.f32"])]),
     ("block_gemm", "89", [("", PLAIN + [MMA_E4M3])]),
