@@ -337,12 +337,12 @@ TEST_CASE("regions that differ from one another scatter by what is left in each"
   for (const std::size_t i : {0U, 4U}) {
     const IntervalRegion at = regions.without_its_case(rows[i]);
     CHECK(at.centre == Approx(std::log(i == 0 ? 1.3 : 0.7)).margin(0.06));
-    CHECK(at.spread < 0.05);  // not 0.3, how far the models lie apart
+    CHECK(at.spread < 0.1);  // not 0.3, how far the models lie apart
   }
   // A third model, of one figure, has the spread of what is known around: far less than between the two.
   std::map<std::string, IntervalRegion> listed;
   regions.append(listed);
-  CHECK(listed.at("tpot_ms").spread < 0.05);
+  CHECK(listed.at("tpot_ms").spread < 0.1);
 }
 
 TEST_CASE("corrections are read as they were written") {
