@@ -42,6 +42,10 @@ inline GpuLine gpu_load_line(const GpuLine* from) {
       {__atomic_load_n(&from->half[0], __ATOMIC_RELAXED), __atomic_load_n(&from->half[1], __ATOMIC_RELAXED)}};
 }
 inline void gpu_fence_system() {}  // all blocks of a rank run on one thread
+inline bool gpu_seldom() {
+  static thread_local unsigned times = 0;
+  return ++times % 256 == 0;
+}
 
 // A loop that waits for another rank: GpuSpin spin; while (!there) spin.again();
 class GpuSpin {
@@ -111,32 +115,33 @@ GPU_DEVICE GpuLine gpu_load_line(const GpuLine* from) {
   return line;
 }
 GPU_DEVICE void gpu_fence_system() { __threadfence_system(); }
+GPU_DEVICE bool gpu_seldom() {
+  std::uint32_t clock;
+  asm volatile("mov.u32 %0, %%clock;" : "=r"(clock));
+  return (clock & 0x3F00U) == 0;
+}
 struct GpuSpin {
   GPU_DEVICE_MEMBER void again() {}
 };
 #endif
 
-// Looks seldom whether the group has been given up (PeerMemory): its word is across the host's bus.
-class GpuPatience {
- public:
-  GPU_DEVICE_MEMBER explicit GpuPatience(const std::uint32_t* given_up) : given_up_(given_up) {}
-  // False: what is waited for will not come.
-  GPU_DEVICE_MEMBER bool again() {
-    spin_.again();
-    return given_up_ == nullptr || ++times_ % 256 != 0 || gpu_load_acquire(given_up_) == 0;
-  }
-
- private:
-  const std::uint32_t* given_up_;
-  unsigned times_ = 0;
-  GpuSpin spin_;
-};
+// Whether the group has been given up (PeerMemory::given_up): its word is across the host's bus, so it is
+// looked at seldom, by the clock: a count would take registers that polling loops do not have.
+// On AMD, where no engine of ours has ranks, not at all: the address would spill scalar registers.
+GPU_DEVICE bool gpu_given_up([[maybe_unused]] const std::uint32_t* word) {
+#if defined(__HIP__)
+  return false;
+#else
+  return gpu_seldom() && word != nullptr && gpu_load_acquire(word) != 0;
+#endif
+}
 
 // Until what counts upwards at `from` has come to `epoch`, or the group is given up.
 GPU_DEVICE void gpu_await(const std::uint32_t* from, std::uint32_t epoch,
                           const std::uint32_t* given_up = nullptr) {
-  GpuPatience patience(given_up);
-  while (static_cast<std::int32_t>(gpu_load_acquire(from) - epoch) < 0 && patience.again()) {}
+  GpuSpin spin;
+  while (static_cast<std::int32_t>(gpu_load_acquire(from) - epoch) < 0 && !gpu_given_up(given_up))
+    spin.again();
 }
 // A count that comes with its epoch, in the upper half.
 GPU_DEVICE std::uint32_t gpu_await_count(const std::uint64_t* from, std::uint32_t epoch) {
@@ -178,14 +183,15 @@ class PeerExchange {
     const unsigned char* slot = slot_of(static_cast<unsigned>(m_.rank), from);
     if constexpr (!lines) return gpu_load<GpuBytes16>(slot, at);
     const auto* line = reinterpret_cast<const GpuLine*>(slot) + 2 * at;
-    GpuPatience patience(m_.given_up);
+    GpuSpin spin;
     for (;;) {
       const GpuLine a = gpu_load_line(line), b = gpu_load_line(line + 1);
       if ((stamped(a.half[0]) && stamped(a.half[1]) && stamped(b.half[0]) && stamped(b.half[1])) ||
-          !patience.again()) {
+          gpu_given_up(m_.given_up)) {
         return {{static_cast<std::uint32_t>(a.half[0]), static_cast<std::uint32_t>(a.half[1]),
                  static_cast<std::uint32_t>(b.half[0]), static_cast<std::uint32_t>(b.half[1])}};
       }
+      spin.again();
     }
   }
   // All of this step has been pushed by this block, and has come from all peers. Lines say so themselves.
