@@ -1,8 +1,8 @@
 // The last tiles of a product of which there are fewer than blocks of threads: each is made by several
 // blocks, over a part of the features in each. They lay their sums into memory, meet at a counter, and each
-// adds up a share of the tile in the order of parts, so that the result does not depend on who is through
-// first. Small against the tile that every block would wait for otherwise: with 136 tiles on 132
-// multiprocessors nearly half of the time.
+// adds up a share of the tile, its own sums first and then the others' in the order of parts, so that the
+// result does not depend on who is through first. Small against the tile that every block would wait for
+// otherwise: with 136 tiles on 132 multiprocessors nearly half of the time.
 #pragma once
 
 #include "kernels/block_gemm.h"
