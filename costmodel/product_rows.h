@@ -1,5 +1,5 @@
-// Rows that a 16-bit product of the live engine is launched with: a plan of cuBLASLt is for one number of rows
-// and is timed when first met, so they are made for steps of it (live/forward/forward_products.h).
+// Rows that a 16-bit product of the live engine is launched with: a plan of cuBLASLt is for one number of
+// rows and is timed when first met, so they are made for steps of it (live/forward/forward_products.h).
 #pragma once
 
 #include <cstdint>

@@ -129,7 +129,7 @@ class StreamOperator : public Operator {
       price_from_table(cost, *roofline_.kernels(), "elementwise", "", *fitted_, rows,
                        rows * width_ / roofline_.rates().bandwidth);
       // Of a width that was timed with many rows only, few would take next to nothing.
-      if (cost.hit == Hit::extrapolated) cost.table_ns = std::max(cost.table_ns, cost.latency_ns);
+      if (cost.hit == Hit::extrapolated) cost.table_ns = std::max(cost.table_ns, roofline_.kernel_floor_ns());
       if (spec_.relative) not_its_own(cost);
     }
     return cost;
