@@ -54,9 +54,11 @@ constexpr std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1)
 constexpr double end_of_tile = 2.3;  // what storing one and filling the ring again costs, in steps
 
 // Steps of a product whose last tiles are made in parts. Laying sums down, waiting for the others' and adding
-// them up costs as much as some steps; all of the kernel is a little slower (an H200).
+// them up costs as much as some steps, more where that is all that a block does; all of the kernel is a
+// little slower (an H200).
 double tail_steps(const BlockTail& tail, std::int64_t units, double steps) {
-  constexpr double joining = 6, slower = 1.03;
+  constexpr double slower = 1.03;
+  const double joining = tail.first > 0 ? 6 : 20;
   const auto waves = static_cast<double>(tail.first / units);
   return slower * (waves * (steps + end_of_tile) + steps / tail.parts + end_of_tile) + joining;
 }
@@ -102,12 +104,11 @@ std::int64_t busy_experts(std::int64_t experts, std::int64_t rows, std::int64_t 
 }  // namespace
 
 BlockTail block_gemm_tail_of(const BlockGemm& p, const BlockGemmTile& t, std::int32_t compute_units) {
-  constexpr std::int32_t fewest_rows = 129;  // below, tiles of fewer rows do
-  if (p.workspace_bytes == 0 || p.layout != BlockGemmExperts::none || p.rows < fewest_rows ||
-      !block_gemm_has_tails(t))
-    return {};
+  if (p.workspace_bytes == 0 || p.layout != BlockGemmExperts::none || !block_gemm_has_tails(t)) return {};
   const std::int64_t tiles = over(p.rows, t.rows) * over(p.n, t.columns), steps = over(p.k, 128);
   const BlockTail tail = block_gemm_tail(tiles, compute_units, steps);
+  // Below, tiles of fewer rows do, or memory is what is waited for.
+  if (p.rows <= (tail.first > 0 ? 256 : 128)) return {};
   const std::int64_t sums = (tiles - tail.first) * tail.parts * t.rows * t.columns * 4;
   const auto whole =
       static_cast<double>(over(tiles, compute_units)) * (static_cast<double>(steps) + end_of_tile);
