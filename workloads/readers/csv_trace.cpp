@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/text.h"
-#include "workloads/readers/csv.h"
 #include "workloads/priority.h"
+#include "workloads/readers/csv.h"
 #include "workloads/readers/line_trace.h"
 
 namespace orrery {
