@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "base/mutation.h"
+#include "costmodel/batch_wait.h"
 #include "costmodel/pricer_state.h"
 
 namespace orrery {
@@ -14,15 +15,6 @@ namespace {
 // compiler, so both absorbing products are launched there too (mla_attention.py, forward_impl).
 double attention_launches(const InstanceSpec& spec) {
   return spec.model.latent.present() && spec.engine.engine == "vllm" ? 4 : 2;
-}
-
-// TensorRT-LLM's batch_wait_timeout_ms (executor_request_queue.py, `_get_from_request_queue`): whether it has
-// work or not, a pass that fetched less than a full batch waits for so long before it composes; an idle
-// engine does so from the first request on. (That the wait ends early when a full batch has come is left
-// out.)
-double batch_wait_ns(const InstanceSpec& spec) {
-  const NamedOptions& options = spec.engine.settings.options;
-  return options.has("batch_wait_timeout_ms") ? options.number("batch_wait_timeout_ms") * 1e6 : 0;
 }
 
 HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_process) {
@@ -49,7 +41,7 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   ns.copy = nanoseconds(h.copy, scale);
   ns.update_base = nanoseconds(h.update_base, scale);
   ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);
-  ns.gap = nanoseconds(h.loop_gap, scale) + batch_wait_ns(spec);
+  ns.gap = nanoseconds(h.loop_gap, scale) + batch_wait_ns(spec.engine.settings);
   add_group_terms(spec, scale, ns);
   return ns;
 }
@@ -369,7 +361,7 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   launcher_is_core = one_process;
   steps_in_flight = spec.engine.steps_in_flight;
   set_delays(spec.engine.host, scales.host);
-  core_wake = core_wake + duration_from_nanoseconds(batch_wait_ns(spec));
+  core_wake = core_wake + duration_from_nanoseconds(batch_wait_ns(spec.engine.settings));
   host_error = spec.engine.interval_host_error;
   samples = spec.stage.last();
   add_speculation(spec, scales.host);

@@ -69,6 +69,7 @@ class Resolver final : public ArgumentResolver {
     // §4.5: what could not be brought back is not taken there either.
     if (!onboards_) settings_.kv_offload_bytes = 0;
     build_graph_sizes();
+    note_without_effect();
     // §1.3: n-grams need a step's tokens before the next one is composed.
     engine_.steps_in_flight = settings_.async_scheduling && !engine_.speculates_on_host ? 2 : 1;
     if (plan_.pp > 1)
@@ -298,7 +299,6 @@ class Resolver final : public ArgumentResolver {
 
   // Ranks of attention data parallelism do not wait by passes (`_schedule`).
   void apply_batch_wait(const std::string& name, const Yaml& value) {
-    if (plan_.dp > 1 && name != "batch_wait_timeout_ms") engine_.ignored_args.push_back(name);
     if (name == "batch_wait_timeout_iters")
       settings_.options.set(name, value.integer(0, 0, most));
     else
@@ -349,6 +349,21 @@ class Resolver final : public ArgumentResolver {
     for (std::int64_t& size : sizes) size *= 1 + settings_.draft_tokens;  // a graph holds whole rows
     settings_.cudagraph_sizes = std::move(sizes);
     settings_.pad_to_graph = rule.enable_padding;
+    // Without decode graphs piecewise ones are captured all the same, if their sizes are given.
+    if (!settings_.prefill_graph_sizes.empty()) settings_.enforce_eager = false;
+  }
+
+  // What the engine takes and does nothing with.
+  void note_without_effect() {
+    const NamedOptions& o = settings_.options;
+    const bool iters = o.has("batch_wait_timeout_iters") && o.integer("batch_wait_timeout_iters") > 0;
+    const bool ratio = o.has("batch_wait_max_tokens_ratio") && o.number("batch_wait_max_tokens_ratio") > 0;
+    const auto ignore = [&](const char* name) { engine_.ignored_args.emplace_back(name); };
+    if (iters && (!ratio || plan_.dp > 1)) ignore("batch_wait_timeout_iters");
+    if (ratio && (!iters || plan_.dp > 1)) ignore("batch_wait_max_tokens_ratio");
+    if (!piecewise_sizes_.empty() && !piecewise_) ignore("torch_compile_config.capture_num_tokens");
+    if (piecewise_ && settings_.prefill_graph_sizes.empty())
+      ignore("torch_compile_config.enable_piecewise_cuda_graph");
   }
 
   SchedulerSettings& settings_;

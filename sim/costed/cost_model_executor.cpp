@@ -352,6 +352,7 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
     Engine& e = engines_[id];
     if (e.stretch.planned == 0 && e.host_free_due) {
       e.host_free_due = false;
+      if (pass_wait_.ns() > 0 && !e.staged) e.pipeline.begin({}, at);  // nothing before then
       outcomes.host_free.push_back({InstanceId(id), at});
       schedule_event(id);
       continue;

@@ -49,6 +49,9 @@ class CostModelExecutor final : public Executor {
   void transfer(InstanceId instance, std::span<const TransferWork> work, SimTime now) override;
   // For as many instances; before the first step.
   void charge_first_use(FirstUse first_use) { first_use_ = std::move(first_use); }
+  // Every pass waits for so long before it composes (costmodel/batch_wait.h): prices have it between an
+  // update and the next pass, this is between a pass with nothing to update and the next one.
+  void wait_between_passes(SimDuration wait) { pass_wait_ = wait; }
   const FirstUse& first_use() const { return first_use_; }
   // For as many instances; before the first step.
   void follow_experts(ExpertRun experts) { experts_ = std::move(experts); }
@@ -212,6 +215,7 @@ class CostModelExecutor final : public Executor {
   std::vector<Engine> engines_;
   LaunchJitter jitter_;
   FirstUse first_use_;
+  SimDuration pass_wait_{0};
   ExpertRun experts_;
   std::vector<DecodingToken> tokens_;  // of the plan at hand, where they matter one by one
   IdleWaves waves_;

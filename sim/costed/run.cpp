@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "costmodel/batch_wait.h"
 #include "sim/costed/cost_model_executor.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/draft_paths.h"
@@ -261,6 +262,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   pool.executor->know_stages(instance.plan.gpus() / instance.plan.pp);
   if (spec.first_request_effects)
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
+  pool.executor->wait_between_passes(duration_from_nanoseconds(batch_wait_ns(instance.engine.settings)));
   if (spec.role == PoolRole::encoder) pool.executor->encode_only();
   pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines, first_instance));
   pool.executor->tell_choices(parts.choices);

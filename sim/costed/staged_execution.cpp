@@ -7,7 +7,7 @@
 namespace orrery {
 
 SimTime CostModelExecutor::core_free(const Engine& e) const {
-  return e.staged ? e.staged->core_free() : e.pipeline.core_free();
+  return e.staged ? e.staged->core_free() : e.pipeline.core_free() + pass_wait_;
 }
 
 SimTime CostModelExecutor::core_free_after_update(const Engine& e) const {

@@ -29,6 +29,14 @@ std::string waiting(const NamedOptions& options) {
   return text;
 }
 
+// Sizes, and not what they came from: a graph holds whole rows, each with its drafts.
+std::string graphs(const SchedulerSettings& s) {
+  if (s.cudagraph_sizes.empty()) return "null";
+  std::vector<std::int64_t> rows = s.cudagraph_sizes;
+  for (std::int64_t& size : rows) size /= 1 + s.draft_tokens;
+  return "{enable_padding: " + flag(s.pad_to_graph) + ", batch_sizes: " + list(rows) + "}";
+}
+
 std::string compiled(const SchedulerSettings& s) {
   if (s.prefill_graph_sizes.empty()) return "";
   return "    torch_compile_config: {enable_piecewise_cuda_graph: true, capture_num_tokens: " +
@@ -59,9 +67,7 @@ std::string tensorrt_llm_arguments(const SchedulerSettings& s, std::int64_t tp) 
           : s.options.has("static_batch") ? "STATIC_BATCH"
                                           : "GUARANTEED_NO_EVICT") +
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
-         "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) + ", max_batch_size: " +
-         number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back() / (1 + s.draft_tokens)) + "}\n" +
-         waiting(s.options) + compiled(s);
+         "}\n    cuda_graph_config: " + graphs(s) + "\n" + waiting(s.options) + compiled(s);
 }
 
 }  // namespace orrery

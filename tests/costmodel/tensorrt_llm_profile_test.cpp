@@ -156,10 +156,25 @@ TEST_CASE("§5 piecewise graphs: steps with prompts are padded to the next captu
   CHECK(mode("}", 0, 100) == "piecewise 128");
   CHECK(mode("}", 0, 129) == "none 129");
   CHECK(mode("}, cuda_graph_config: null", 0, 100) == "none 100");
+  CHECK(mode(sizes + ", cuda_graph_config: null", 0, 100) == "piecewise 256");  // sizes of their own
+  CHECK(mode(sizes + ", cuda_graph_config: null", 8, 0) == "none 8");
   CHECK(settings("torch_compile_config: {enable_fullgraph: false}").prefill_graph_sizes.empty());
   CHECK(settings("torch_compile_config: null").prefill_graph_sizes.empty());
   CHECK(holds(error_of("torch_compile_config: {enable_inductor: true}"), "inductor"));
   CHECK(holds(error_of("torch_compile_config: 3"), "a map"));
+}
+
+TEST_CASE("§1.4 §5 what the engine takes without effect is said") {
+  using Names = std::vector<std::string>;
+  const auto ignored = [](const std::string& args) { return resolve(args).spec.engine.ignored_args; };
+  CHECK(ignored("batch_wait_timeout_iters: 8") == Names{"batch_wait_timeout_iters"});
+  CHECK(ignored("batch_wait_timeout_iters: 0, batch_wait_max_tokens_ratio: 0.5") ==
+        Names{"batch_wait_max_tokens_ratio"});
+  CHECK(ignored("batch_wait_timeout_iters: 8, batch_wait_max_tokens_ratio: 0.5").empty());
+  CHECK(ignored("torch_compile_config: {capture_num_tokens: [64]}") ==
+        Names{"torch_compile_config.capture_num_tokens"});
+  CHECK(ignored("cuda_graph_config: null, torch_compile_config: {enable_piecewise_cuda_graph: true}") ==
+        Names{"torch_compile_config.enable_piecewise_cuda_graph"});
 }
 
 // Any rank with prompts: all are padded to what holds the largest batch, or nobody.

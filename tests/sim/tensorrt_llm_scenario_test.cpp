@@ -103,6 +103,40 @@ TEST_CASE("what the scenario resolved is in the engine's own names, and can be r
   CHECK(run(waits).ttft.mean > run(scenario({})).ttft.mean);
 }
 
+TEST_CASE("§5 graphs as resolved are the same graphs when they are read again [trtllm]") {
+  for (const char* const graphs :
+       {"cuda_graph_config: null", "cuda_graph_config: {batch_sizes: [24, 1], enable_padding: true}",
+        "max_batch_size: 7",
+        "cuda_graph_config: null, torch_compile_config: {enable_piecewise_cuda_graph: true, "
+        "capture_num_tokens: [64]}"}) {
+    CAPTURE(graphs);
+    const Scenario s = scenario({std::string("deployment.engine_args={") + graphs + "}"});
+    const Result<Scenario> again = read_again(s);
+    REQUIRE(again.ok());
+    CHECK(again->resolved_yaml() == s.resolved_yaml());
+  }
+}
+
+// `_executor_loop_overlap`: the first pass waits and launches the prompt; the second waits, launches the
+// first decode and only then looks at the prompt's token. Without overlap the first one does all of that.
+TEST_CASE(
+    "§1.4 a request alone waits twice for a batch before its first token, without overlap once [trtllm]") {
+  const std::filesystem::path trace =
+      std::filesystem::temp_directory_path() / ("orrery-trt-alone-" + std::to_string(::getpid()) + ".jsonl");
+  const auto ttft = [&](const std::string& args, int outputs) {
+    std::ofstream(trace) << "{\"timestamp\": 1000, \"input_length\": 300, \"output_length\": " << outputs
+                         << "}\n";
+    const Scenario s =
+        scenario({"workload={trace: " + trace.string() + "}", "deployment.engine_args={" + args + "}"});
+    return run(s).ttft.mean / 1e6;
+  };
+  const std::string wait = "batch_wait_timeout_ms: 50", alone = "disable_overlap_scheduler: true";
+  CHECK(ttft(wait, 10) - ttft("", 10) == Approx(100).margin(0.1));
+  CHECK(ttft(wait + ", " + alone, 10) - ttft(alone, 10) == Approx(50).margin(0.1));
+  CHECK(ttft(wait, 1) - ttft("", 1) == Approx(100).margin(1));  // though there is no decode to launch
+  std::filesystem::remove(trace);
+}
+
 TEST_CASE(
     "§8 a scenario that speculates on TensorRT-LLM decides the same twice, beside a host tier too [trtllm]") {
   const std::string tier =
