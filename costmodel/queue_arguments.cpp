@@ -56,6 +56,8 @@ void check_queue_arguments(EngineProfile& engine, const ParallelPlan& plan, cons
                            "prefill_delayer_queue_min_ratio", "prefill_delayer_max_delay_ms"}) {
     if (given(name) && !delays) engine.ignored_args.emplace_back(name);
   }
+  if (given("default_priority_value") && !o.flag("enable_priority_scheduling"))
+    engine.ignored_args.emplace_back("default_priority_value");  // validation_hook.py: "has no effect"
 }
 
 }  // namespace orrery

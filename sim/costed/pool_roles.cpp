@@ -171,6 +171,11 @@ void check_rooms(const Yaml& node, const PoolSpec& pool) {
   if (pool.role != PoolRole::decode && options.has(cache) && options.flag(cache))
     node.optional("engine_args")
         .fail(std::string(cache) + " is for decode pools, whose radix cache is off without it; leave it out");
+  for (const auto& [name, none] : {std::pair{"disaggregation_decode_extra_slots", std::int64_t{-1}},
+                                   {"disaggregation_decode_polling_interval", std::int64_t{1}}}) {
+    if (pool.role != PoolRole::decode && options.has(name) && options.integer(name) != none)
+      node.optional("engine_args").fail(std::string(name) + " is for decode pools; leave it out");
+  }
   if (pool.role != PoolRole::mixed || !options.has("load_balance_method")) return;
   if (options.text("load_balance_method") == "follow_bootstrap_room")
     node.optional("engine_args")

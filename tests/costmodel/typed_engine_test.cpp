@@ -265,7 +265,10 @@ TEST_CASE("what becomes of SGLang's arguments") {
                   "lpm") == 0);
   CHECK(integer(resolve("enable_priority_scheduling: true"), "priority_scheduling_preemption_threshold") ==
         10);
-  CHECK(error("enable_priority_scheduling: true, default_priority_value: 3").empty());
+  CHECK(resolve("enable_priority_scheduling: true, default_priority_value: 3")
+            .spec.engine.ignored_args.empty());
+  CHECK(resolve("default_priority_value: 3").spec.engine.ignored_args ==
+        std::vector<std::string>{"default_priority_value"});
   CHECK(error("tp_size: 2").find("deployment.parallel.tp") != std::string::npos);
   CHECK(error("tp_size: 1, speculative_algorithm: null, enable_lora: false, log_level: debug").empty());
   CHECK(resolve("log_level: debug").spec.engine.ignored_args == std::vector<std::string>{"log_level"});

@@ -112,6 +112,19 @@ TEST_CASE("engine_args reach the scheduler") {
   }
 }
 
+TEST_CASE("what decode pools alone have is refused elsewhere") {
+  const std::string head = "{hardware: h200, model: qwen3-8b, engine: sglang-0.5, engine_args: {";
+  for (const std::string name :
+       {"disaggregation_decode_extra_slots", "disaggregation_decode_polling_interval",
+        "disaggregation_decode_enable_radix_cache"}) {
+    const bool flag = name == "disaggregation_decode_enable_radix_cache";
+    const auto mixed = small_example(head + name + (flag ? ": true}}" : ": 3}}"));
+    REQUIRE_FALSE(mixed.ok());
+    CHECK(to_string(mixed.errors()).find(name + " is for decode pools") != std::string::npos);
+  }
+  CHECK(small_example(head + "disaggregation_decode_polling_interval: 1}}").ok());
+}
+
 TEST_CASE("the resolved scenario shows the engine's own names and loads again") {
   const std::string text = scenario().resolved_yaml();
   for (const char* line :
