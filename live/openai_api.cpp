@@ -1,6 +1,8 @@
 #include "live/openai_api.h"
 
 #include <array>
+#include <cmath>
+#include <cstdint>
 #include <cstdio>
 
 #include "base/digest.h"
@@ -140,8 +142,12 @@ Result<ApiRequest> read_api_request(const std::string& body, bool chat, const Ap
     return refuse("the prompt's " + std::to_string(r.asked.prompt_tokens) + " tokens and max_tokens " +
                   std::to_string(most) + " are more than the maximum length of " +
                   std::to_string(limits.max_model_len));
-  if (json.contains("priority") && json["priority"].is_number_integer())
-    r.asked.priority = json["priority"].get<std::int32_t>();
+  if (json.contains("priority") && !json["priority"].is_null()) {
+    const Json& priority = json["priority"];
+    if (!priority.is_number_integer() || std::abs(priority.get<double>()) > INT32_MAX)
+      return refuse("priority: expected a whole number of 32 bits");
+    r.asked.priority = priority.get<std::int32_t>();
+  }
   return r;
 }
 

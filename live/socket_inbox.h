@@ -8,13 +8,14 @@
 
 #include "live/wall_clock.h"
 #include "sim/inbox.h"
+#include "workloads/priority.h"
 
 namespace orrery {
 
 // What a client asked for, as far as an engine cares.
 struct SocketRequest {
   std::int32_t prompt_tokens = 0, max_tokens = 0;  // ≥ 1; the answer has exactly max_tokens
-  std::int32_t priority = 0;
+  std::int32_t priority = no_priority;
   std::int32_t hash_block_size = 16;
   std::vector<std::uint64_t> hash_ids;  // names of the prompt's blocks, by content
 };

@@ -209,11 +209,18 @@ TEST_CASE("a request's tokens are counted and named by content") {
                                      true, limits);
   REQUIRE(chat.ok());
   CHECK(chat->asked.prompt_tokens == 3);
-  for (const char* bad : {"", "[]", "{}", R"({"prompt": []})", R"({"prompt": [1], "max_tokens": 0})",
-                          R"({"prompt": [1], "max_tokens": 100})", R"({"prompt": ["a"]})",
-                          R"({"prompt": "a", "model": "other"})", R"({"prompt": "a", "n": 2})",
-                          R"({"prompt": "a", "stream": 1})"})
+  for (const char* bad :
+       {"", "[]", "{}", R"({"prompt": []})", R"({"prompt": [1], "max_tokens": 0})",
+        R"({"prompt": [1], "max_tokens": 100})", R"({"prompt": ["a"]})",
+        R"({"prompt": "a", "model": "other"})", R"({"prompt": "a", "n": 2})",
+        R"({"prompt": "a", "stream": 1})", R"({"prompt": "a", "priority": 4294967299})",
+        R"({"prompt": "a", "priority": -2147483648})", R"({"prompt": "a", "priority": 1.5})"})
     CHECK_FALSE(read_api_request(bad, false, limits).ok());
+  // Who says none is not who says 0: SGLang has a default for it, or lets it be the least urgent.
+  CHECK(same->asked.priority == no_priority);
+  const auto ranked = read_api_request(R"({"prompt": [1], "priority": -7})", false, limits);
+  REQUIRE(ranked.ok());
+  CHECK(ranked->asked.priority == -7);
 }
 
 TEST_CASE("endpoints, models and metrics are read") {
