@@ -128,7 +128,8 @@ class Case:
 
 def levels_row(case, seen, fit):
     """What was taken of the log: each kind of host work over the profile's, and factors of operators."""
-    verdict = {"taken": lambda x: f"{x['factor']:.2f}", "within noise": lambda x: f"({x['factor']:.2f})", "too few": lambda x: "–"}
+    verdict = {"taken": lambda x: f"{x['factor']:.2f}", "within noise": lambda x: f"({x['factor']:.2f})", "refused": lambda x: f"[{x['factor']:.2f}]",
+               "too few": lambda x: "–"}
     return [case.title(), ", ".join(seen)] + [verdict[x["verdict"]](x) for x in fit["host_levels"]] + [
         ", ".join(f"{t['key']} {t['value']:.2f}" for t in fit["operators"] if t["fitted"]) or "–"]
 
@@ -226,7 +227,7 @@ Worse than with the profile:
 {listed(results["worse"])}
 ## What was taken of the log
 
-Host work over the profile's; in brackets: within the noise of loads, so the profile's is kept; –: too few steps; beside drafts prompts alone are not applied. Factors of operators: – where they do not help what was left out while fitting.
+Host work over the profile's; in brackets: within the noise of loads, so the profile's is kept; in square ones: beyond it, and kept all the same (beside drafts prompts alone are not applied); –: too few steps. Factors of operators: – where they do not help what was left out while fitting.
 
 {table(LEVELS, results["levels"])}
 Each experiment that was not fitted:

@@ -38,9 +38,7 @@ Json fit_json(const StepFit& fit) {
                       {"experiments", l.experiments},
                       {"factor", l.factor},
                       {"log_deviation", l.deviation},
-                      {"verdict", l.few    ? "too few"
-                                  : l.told ? "taken"
-                                           : "within noise"}});
+                      {"verdict", verdict_of(l)}});
   return {{"host_us", terms_json(fit.host)},
           {"operators", terms_json(fit.operators)},
           {"left_out", errors},

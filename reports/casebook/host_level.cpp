@@ -85,6 +85,12 @@ HostLevel host_level(const char* kind, const LevelRatios& ratios, LevelOf what, 
   return out;
 }
 
+const char* verdict_of(const HostLevel& level) {
+  if (level.few) return "too few";
+  if (!level.told) return "within noise";
+  return level.refused ? "refused" : "taken";
+}
+
 std::string level_text(const HostLevel& level) {
   if (level.few) return "too few steps say something of it";
   return format_fixed(level.factor, 2) + " of the profile's, within noise (± " +

@@ -19,6 +19,7 @@ struct HostLevel {
   double deviation = 0;  // of log(factor), with what loads of one host differ by
   bool few = true;       // too few steps to say anything
   bool told = false;     // beyond noise
+  bool refused = false;  // and the profile's terms are kept all the same: a note of theirs says why
 };
 
 using LevelRatios = std::map<std::size_t, std::vector<double>>;  // logged over the profile's, by experiment
@@ -33,6 +34,9 @@ HostLevel host_level(const char* kind, const LevelRatios& ratios, LevelOf what, 
 // count, a host that is at one of two paces does. The same of a profile's spread of launches beside decodes.
 double middle_mean(std::vector<double> values);
 double middle_mean_of_spread(const HostCosts& host);
+
+// "taken", "within noise", "too few" or "refused".
+const char* verdict_of(const HostLevel& level);
 
 // "0.97 of the profile's, within noise (± 0.11, 153 steps)", or that there are too few of them.
 std::string level_text(const HostLevel& level);

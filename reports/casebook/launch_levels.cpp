@@ -50,7 +50,7 @@ void settle_pieces(LaunchLevels& out, double graph, double excess) {
     out.notes[key] = "of prompts alone";
   } else {
     out.piecewise = out.eager;
-    out.notes[key] = "too few piecewise steps; scaled with launch_kernel";
+    out.notes[key] = "too few piecewise steps beside decodes; scaled with launch_kernel";
   }
   if (out.eager == 1 && out.piecewise == 1) out.kept[key] = level_text(out.beside_pieces);
 }
@@ -61,6 +61,7 @@ void keep_for_drafts(LaunchLevels& out, double graph, double excess) {
   out.eager = out.piecewise = 1;
   out.jitter = out.beside.told ? (graph + out.beside.factor * excess) / (graph + excess) : 1;
   out.notes.clear();
+  for (HostLevel* level : {&out.lone, &out.lone_pieces, &out.beside_pieces}) level->refused = true;
   for (const char* key : {"launch_kernel", "launch_experts", "launch_collective", "launch_piece"})
     out.kept[key] = "launches drafts too, of which prompts say nothing";
   if (out.beside.told)

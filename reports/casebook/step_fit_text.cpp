@@ -66,10 +66,7 @@ std::string step_fit_text(const StepFit& fit) {
   text += "host work, over the profile's             steps loads    factor   ± (log)\n";
   for (const HostLevel& l : fit.levels) {
     std::snprintf(line, sizeof line, "%-40s %6zu %5zu %9.2f %9.2f  %s\n", l.kind.c_str(), l.steps,
-                  l.experiments, l.factor, l.deviation,
-                  l.few    ? "too few"
-                  : l.told ? "taken"
-                           : "within noise: kept");
+                  l.experiments, l.factor, l.deviation, verdict_of(l));
     text += line;
   }
   text += "\n";

@@ -64,7 +64,8 @@ std::vector<double> taken(const std::vector<Sample>& samples, const InstanceSpec
     if (const double priced = interval.predict(s, t); interval.choose(s) && priced > 0)
       ratios[s.experiment].push_back(s.*interval.logged / priced);
   }
-  const HostLevel level = host_level(interval.kind, ratios, LevelOf::median, host_doubt(spec));
+  HostLevel level = host_level(interval.kind, ratios, LevelOf::median, host_doubt(spec));
+  level.refused = t.kept.count(interval.group) > 0;
   t.levels.push_back(level);
   if (!level.told) t.kept[interval.group] = level_text(level);
   if (t.kept.count(interval.group) > 0) return {};

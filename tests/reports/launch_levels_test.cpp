@@ -1,0 +1,44 @@
+// What launches of prompts say of an engine's host terms, from made-up samples.
+#include "reports/casebook/launch_levels.h"
+
+#include "catch.h"
+#include "costmodel/instance_spec.h"
+
+using namespace orrery;
+
+namespace {
+
+InstanceSpec mimo(const std::string& speculation) {
+  YamlDocument document =
+      YamlDocument::parse("hardware: h200\nmodel: mimo-7b\nengine: vllm-0.24\n" + speculation, "s.yaml")
+          .value();
+  Errors errors;
+  InstanceSpec spec = read_instance_spec(document.root(), ".", errors);
+  if (!errors.empty()) FAIL(to_string(errors));
+  return spec;
+}
+
+}  // namespace
+
+// What is told and not taken is not called taken.
+TEST_CASE("beside drafts the level of prompts alone is said, and refused") {
+  StepSample s;
+  s.mode = StepSample::Mode::none;
+  s.prompts = s.clear = true;
+  s.graph = 1850;
+  s.excess = 14'000;
+  s.launches = 600;
+  s.busy = 9000;
+  s.device = 30'000;
+  s.launch = s.graph + 1.6 * s.excess;
+  const std::vector<StepSample> samples(12, s);
+  const LaunchLevels plain = launch_levels(samples, mimo(""), s.graph, 0);
+  CHECK(plain.eager > 1.4);
+  CHECK(std::string(verdict_of(plain.lone)) == "taken");
+  CHECK(std::string(verdict_of(plain.beside)) == "too few");
+  const LaunchLevels drafting =
+      launch_levels(samples, mimo("speculation: {method: mtp, tokens: 1, acceptance: [0.75]}\n"), s.graph, 0);
+  CHECK(drafting.eager == 1);
+  CHECK(drafting.lone.told);
+  CHECK(std::string(verdict_of(drafting.lone)) == "refused");
+}
