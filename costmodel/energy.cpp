@@ -77,16 +77,17 @@ Joules& Joules::operator+=(const Joules& other) {
 }
 
 Joules joules_of(const EnergyProfile& profile, const OpLine& line) {
-  // What overlaps others is a line of negative time: its work is in theirs.
+  // What overlaps others is a line of negative time: its work is in theirs, and so is what it is unsure by.
   const double seconds = static_cast<double>(line.time_ns) * 1e-9;
   const EnergyClass& c = profile.classes.at(energy_class(line));
   double watts = c.floor.value.value();
   if (line.time_ns > 0)
     watts +=
         (c.per_byte.value.value() * line.bytes + c.per_flop.value.value() * line.flops) * 1e-12 / seconds;
-  const double low = std::min(profile.limit_w, watts) * c.low.value;
-  const double high = std::min(profile.limit_w, watts * c.high.value);
-  return {std::min(profile.limit_w, watts) * seconds, low * seconds, high * seconds};
+  const double nominal = std::min(profile.limit_w, watts);
+  if (line.time_ns < 0) return {nominal * seconds, nominal * seconds, nominal * seconds};
+  return {nominal * seconds, nominal * c.low.value * seconds,
+          std::min(profile.limit_w, watts * c.high.value) * seconds};
 }
 
 Joules idle_joules(const EnergyProfile& profile, double seconds) {

@@ -50,6 +50,12 @@ TEST_CASE("an operator draws its floor, its bytes and its operations, up to the 
     CHECK(j.nominal <= j.high);
     CHECK(j.nominal >= idle_joules(p, 1e-6).nominal);  // planner bounds rest on it
   }
+  // What overlaps takes the same off all ends: the upper one stays above.
+  Joules both = joules_of(p, line(OpClass::gemm, 0, 0, 1000));
+  both += joules_of(p, line(OpClass::elementwise, 0, 0, -400));
+  CHECK(both.nominal == Approx((534 - 0.4 * 142) * 1e-6));
+  CHECK(both.low < both.nominal);
+  CHECK(both.nominal < both.high);
   CHECK(energy_class(line(OpClass::gemm, 0, 0, 1, "m=8 n=64 k=64 fp8-block")) == "gemm_fp8");
   CHECK(idle_joules(p, 8).nominal == Approx(1000));
 }
