@@ -98,7 +98,9 @@ Errors outside_deployment(const PlanSpace& space, const Errors& errors, std::siz
       continue;
     outside.push_back(error);
     outside.back().where = {space.file, 0, 0};
-    if (!space.workloads.empty() && (error.key.starts_with("workload") || error.key.starts_with("slo")))
+    const bool own_slo = !space.workloads.empty() && !space.workloads[workload].slo.empty();
+    if (!space.workloads.empty() &&
+        (error.key.starts_with("workload") || (own_slo && error.key.starts_with("slo"))))
       outside.back().key = "search.workloads[" + std::to_string(workload) + "]." + error.key;
   }
   return outside;

@@ -330,7 +330,7 @@ Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, const Range& ra
     const auto middle = probe((low + high) / 2);
     if (!middle.ok()) return middle.errors();
   }
-  if (misses.replicas == high - 1) {
+  if (misses.replicas == high - 1 && meets.refused.empty()) {
     meets.fewer = misses.blocks;
     for (std::size_t w = 0; w < misses.each.size(); ++w) meets.each[w].fewer = misses.each[w].blocks;
   }

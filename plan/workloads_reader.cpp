@@ -39,6 +39,7 @@ Yaml below(Yaml node, std::string key) {
 // `workload:` of a scenario's file, and its `slo:` where it has one and nothing else is given.
 Status take_from_file(const std::string& path, PlanWorkload& out) {
   ORRERY_TRY(document, YamlDocument::load(path));
+  if (!document.errors().empty()) return document.errors();
   const auto folder = std::filesystem::absolute(path).parent_path();
   for (const char* key : path_keys) {
     const Yaml node = below(document.root().optional("workload"), key);

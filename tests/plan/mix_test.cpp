@@ -217,6 +217,14 @@ TEST_CASE("workloads from files, and what is refused of them") {
         std::string::npos);
   CHECK(message("search: {objective: latency, workloads: [{workload: {generatr: {}}}]}\n")
             .find("search.workloads[0].workload.generatr") != std::string::npos);
+  // The document's own limits are not a workload's; a file's mistakes are the file's.
+  const std::string own =
+      message("slo: {ttft_mss: 5}\nsearch: {objective: latency, workloads: [" + one + "]}\n");
+  CHECK(own.find("slo.ttft_mss") != std::string::npos);
+  CHECK(own.find("workloads[0].slo") == std::string::npos);
+  folder.write("twice.yaml", "workload: " + load(9, 1, 9, 9) + "\nworkload: " + load(9, 1, 9, 9) + "\n");
+  CHECK(message("search: {objective: latency, workloads: [{workload: twice.yaml}]}\n").find("twice.yaml") !=
+        std::string::npos);
 }
 
 }  // namespace
