@@ -12,13 +12,16 @@ namespace orrery {
 
 namespace {
 
-// Where rows of one measurement stand.
+// Where rows of one measurement stand; two sources may call their files alike.
 std::string file_of(const FigureRow& row) {
   const std::string& note = row[FigureColumn::note];
   const std::string key = "source_file=";
-  const std::size_t begin = note.find(key);
-  if (begin == std::string::npos) return row[FigureColumn::locator];
-  return note.substr(begin + key.size(), note.find(';', begin) - begin - key.size());
+  std::string file;
+  if (const std::size_t at = note.find(key); at != std::string::npos) {
+    const std::size_t begin = at + key.size();
+    file = note.substr(begin, note.find(';', begin) - begin);
+  }
+  return row[FigureColumn::source] + ": " + (file.empty() ? row[FigureColumn::locator] : file);
 }
 
 struct RunTimes {

@@ -1,4 +1,4 @@
-// Rows that, read as they stand, no part of their kind can have served.
+// Rows that, read as they stand, ask a part for more than its kind was seen to do.
 #pragma once
 
 #include <vector>

@@ -42,7 +42,8 @@ constexpr std::array<RuleText, row_rules> kRules = {{
     {"refused", "this version does not model the deployment", false},
     {"does_not_fit", "weights and KV cache do not fit as described", false},
     {"no_answer", "the simulation answers no request", false},
-    {"impossible", "of a file in which, read as it stands, a run multiplies faster than the part does", true},
+    {"impossible", "of a file in which, read as it stands, a run multiplies faster than its part was seen to",
+     true},
 }};
 
 bool among(const std::vector<std::string>& names, const std::string& name) {

@@ -31,7 +31,7 @@ enum class RowRule : std::uint8_t {
   refused,         // Orrery does not model this deployment (the error says why)
   does_not_fit,    // weights and cache do not fit as described
   no_answer,       // the simulation gives no value: no request was answered
-  impossible       // read as it stands it asks for more than the part's matrix rate (beyond_part.h)
+  impossible  // read as it stands it asks for more of the part's matrix rate than was seen (beyond_part.h)
 };
 constexpr std::size_t row_rules = 19;
 const char* to_string(RowRule rule);
