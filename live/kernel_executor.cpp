@@ -130,6 +130,8 @@ std::unique_ptr<KernelExecutor::Job> KernelExecutor::empty_job() {
   b.positions.clear();
   b.slots.clear();
   b.sequences.clear();
+  b.expert_keys.clear();
+  b.expert_epoch = 0;
   b.sampled_rows.clear();
   job->rows.clear();
   job->sampled.clear();
