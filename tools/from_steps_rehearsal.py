@@ -227,7 +227,7 @@ Worse than with the profile:
 {listed(results["worse"])}
 ## What was taken of the log
 
-Host work over the profile's; in brackets: within the noise of loads, so the profile's is kept; in square ones: beyond it, and kept all the same (beside drafts prompts alone are not applied); –: too few steps. Factors of operators: – where they do not help what was left out while fitting.
+Host work over the profile's; in brackets: within the noise of loads, so the profile's is kept; in square ones: beyond it, and kept all the same (what was left out was not predicted better; beside drafts prompts alone are not applied); –: too few steps. Factors of operators: – where they do not help what was left out while fitting.
 
 {table(LEVELS, results["levels"])}
 Each experiment that was not fitted:
