@@ -317,10 +317,9 @@ Json summary_json(const SummaryInput& in) {
   j["cost"] = cost_json(in);
   j["find_rate"] = in.rate_search == nullptr ? Json(nullptr) : rate_json(*in.rate_search);
   j["gpus"] = in.gpus;
-  if (!in.energy.is_null()) j["energy"] = in.energy;
   j["images"] = images_json(r);
   j["kv_offload"] = offload_json(r);
-  j["energy"] = nullptr;
+  j["energy"] = in.energy;
   j["speculation"] = speculation_json(in);
   j["warmup"] = warmup_json(r);
   j["first_use"] = first_use_json(r);
@@ -421,6 +420,7 @@ std::string capacity_ends(const SummaryInput& in) {
 std::string doubts_of(const Intervals& intervals) {
   std::vector<std::string> pools;
   for (const MetricInterval& m : intervals.metrics) {
+    if (m.name.starts_with("kv_cache.")) continue;  // no price has a part in it
     if (!m.correction.empty() && std::find(pools.begin(), pools.end(), m.correction) == pools.end())
       pools.push_back(m.correction);
   }

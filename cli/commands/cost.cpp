@@ -345,7 +345,10 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       ->allow_extra_args(false);
   CLI::Option* ops =
       cost->add_option("--ops", options->ops, "single operators to price, one JSON object a line");
-  cost->add_flag("--energy", options->energy, "what a GPU draws in each step shown (docs/energy.md)");
+  cost->add_flag("--energy", options->energy, "what a GPU draws in each step shown (docs/energy.md)")
+      ->excludes(steps)
+      ->excludes(compare)
+      ->excludes(ops);
   cost->add_option("--pool", options->pool, "of a deployment of several pools, the one to price")
       ->excludes(ops);
   cost->add_option("--hardware", options->hardware, "part for --ops")->needs(ops);

@@ -120,6 +120,8 @@ def compare():
     expect(other.returncode == 0 and "ttft_mean_ms" in other.stdout, f"unlike deployments: {other.stderr}")
     for options in (("--run",), ("--with", "seed=2")):
         expect(call("cost", BASE, *options).returncode == 2, f"{options} without --compare is not wrong usage")
+    unused = call("cost", "--compare", BASE, BASE, "--energy")
+    expect(unused.returncode == 2, "--energy, which compares nothing, is taken beside --compare")
     none = call("cost", "--compare", str(SOURCE / "examples/experts-c5-ep8-to-ep16.yaml"), BASE, "--run")
     expect(none.returncode == 3 and "workload" in none.stderr, f"no workload: {none.returncode} {none.stderr}")
 

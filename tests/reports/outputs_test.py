@@ -126,6 +126,13 @@ class Outputs(unittest.TestCase):
         self.assertLess(low, s["kv_cache"]["tokens"])
         self.assertLess(s["kv_cache"]["tokens"], high)
 
+    def test_energy(self):
+        self.assertIsNone(self.summary["energy"])
+        self.call("simulate", "scenario.yaml", "--out", "energy", "--outputs", "summary", "--intervals", "off", "--energy")
+        energy = json.loads((self.folder / "energy" / "summary.json").read_text())["energy"]
+        nominal, low, high = energy["joules_per_output_token"]
+        self.assertTrue(0 < low < nominal < high)
+
     def test_steps(self):
         steps = read_csv(self.out / "steps.csv")
         self.assertEqual(sum(int(r["steps"]) for r in steps), self.summary["steps"])
