@@ -11,6 +11,7 @@ void add_capacity(const Scenario& scenario, const CapacityPool& pool, Intervals&
   const KvInterval ends = kv_interval(first.memory, pool.deviations),
                    normal = kv_interval(first.memory, normal_deviations);
   const auto blocks = static_cast<double>(first.memory.kv_blocks);
+  const bool moved = pool.rows > 0 && ends.low < ends.high;
   // Tokens follow the blocks, also where windows or states make a token's share of them uneven.
   const auto add = [&](const char* name, double of_plan) {
     const auto at = [&](std::int64_t end) {
@@ -20,7 +21,7 @@ void add_capacity(const Scenario& scenario, const CapacityPool& pool, Intervals&
                                  .nominal = of_plan,
                                  .low = at(ends.low),
                                  .high = at(ends.high),
-                                 .correction = pool.rows > 0 ? "kv_cache, logged block counts" : "",
+                                 .correction = moved ? "kv_cache, block counts logged by vLLM" : "",
                                  .prices_low = at(normal.low),
                                  .prices_high = at(normal.high)});
   };
