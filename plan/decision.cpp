@@ -62,7 +62,7 @@ std::string only_part(const Scenario& scenario) {
 std::string price_flip(const PlanSearch& search, const PlanEntry& choice, const PlanEntry& next) {
   const std::string part = only_part(*candidate_of(search, choice).scenario),
                     other = only_part(*candidate_of(search, next).scenario);
-  const double own = choice.score.usd_per_million, its = next.score.usd_per_million;
+  const double own = choice.score.objective, its = next.score.objective;  // of `cost`
   if (part.empty() || other.empty() || part == other || own <= 0 || its <= 0 || next.score.gpus == 0)
     return "";
   const double price = next.score.usd_per_hour / static_cast<double>(next.score.gpus);

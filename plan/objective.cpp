@@ -19,17 +19,15 @@ double at_percentile(const Distribution& d, double percentile) {
 }  // namespace
 
 std::string objective_text(PlanObjective objective, const PlanScore& score) {
+  const double shown = shown_objective(score);  // of several workloads the worst's may be it, not the mean
   switch (objective) {
     case PlanObjective::gpus: return std::to_string(score.gpus) + (score.gpus == 1 ? " GPU" : " GPUs");
-    case PlanObjective::cost:
-      return score.usd_per_million > 0 ? format_fixed(score.usd_per_million, 3) + " USD/Mtok" : "no answer";
-    case PlanObjective::throughput:
-      return format_fixed(score.output_tokens_per_s / static_cast<double>(score.gpus), 1) + " tok/s/GPU";
-    case PlanObjective::latency: return format_fixed(score.mean_e2e_ms, 1) + " ms";
-    case PlanObjective::goodput:
-      return format_fixed(score.met_per_s / static_cast<double>(score.gpus), 3) + " requests/s/GPU in time";
-    case PlanObjective::energy: return format_fixed(score.joules_per_token, 3) + " J/token";
-    case PlanObjective::rate: return format_fixed(-score.objective, 3) + " requests/s/GPU";
+    case PlanObjective::cost: return shown > 0 ? format_fixed(shown, 3) + " USD/Mtok" : "no answer";
+    case PlanObjective::throughput: return format_fixed(shown, 1) + " tok/s/GPU";
+    case PlanObjective::latency: return format_fixed(shown, 1) + " ms";
+    case PlanObjective::goodput: return format_fixed(shown, 3) + " requests/s/GPU in time";
+    case PlanObjective::energy: return format_fixed(shown, 3) + " J/token";
+    case PlanObjective::rate: return format_fixed(shown, 3) + " requests/s/GPU";
   }
   return "";
 }

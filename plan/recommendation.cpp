@@ -134,7 +134,7 @@ std::string why(const PlanSpace& space, const PlanSearch& search) {
                     objective_text(space.objective, choice.entry.score) + ".";
   if (search.finalists.size() < 2) return out + "\n";
   const Finalist& next = search.finalists[1];
-  out += " The next one, " + plan_text(search, next.entry) + ", has " +
+  out += " The next one of those that ran to the end, " + plan_text(search, next.entry) + ", has " +
          objective_text(space.objective, next.entry.score);
   if (next.entry.score.has_slo) out += " and answers " + percent(next.entry.score.attainment) + " in time";
   out += "; of " + std::to_string(space.draws) +
