@@ -76,6 +76,11 @@ Status read_one(const Yaml& node, const std::string& folder, std::size_t number,
     out.closed_loop = workload.optional("closed_loop").present();
     return ok_status();
   }
+  if (!workload.is_scalar() || workload.scalar_text().empty()) {
+    if (workload.present())
+      workload.fail("expected a workload, or the name of a scenario's file that has one");
+    return ok_status();
+  }
   return take_from_file((std::filesystem::path(folder) / workload.text()).lexically_normal().string(), out);
 }
 

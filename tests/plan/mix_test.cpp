@@ -224,6 +224,9 @@ TEST_CASE("workloads from files, and what is refused of them") {
         std::string::npos);
   CHECK(message("search: {objective: latency, workloads: [{workload: {generatr: {}}}]}\n")
             .find("search.workloads[0].workload.generatr") != std::string::npos);
+  for (const char* bad : {"[{name: x}]", "[3]", "[{workload: [1]}]"})
+    CHECK(message("search: {objective: latency, workloads: " + std::string(bad) + "}\n")
+              .find("search.workloads[0]") != std::string::npos);
   // The document's own limits are not a workload's; a file's mistakes are the file's.
   const std::string own =
       message("slo: {ttft_mss: 5}\nsearch: {objective: latency, workloads: [" + one + "]}\n");
