@@ -58,6 +58,13 @@ Result<EnergyProfile> load_energy(const HardwareProfile& hardware) {
   return out;
 }
 
+bool EnergyProfile::assumed() const {
+  const auto guessed = [](const Figure<Watts>& f) { return f.kind == FigureKind::assumed; };
+  return guessed(idle) || std::any_of(classes.begin(), classes.end(), [&](const auto& c) {
+           return guessed(c.second.floor) || guessed(c.second.per_byte) || guessed(c.second.per_flop);
+         });
+}
+
 std::string energy_class(const OpLine& line) {
   const bool fp8 = line.shape.find("fp8") != std::string::npos;
   switch (line.op_class) {

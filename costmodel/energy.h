@@ -23,6 +23,7 @@ struct EnergyProfile {
   Figure<double> idle_low, idle_high;
   double limit_w = 0;  // the part's `power`
   std::map<std::string, EnergyClass> classes;
+  bool assumed() const;  // some of what it draws was measured by nobody
 };
 
 Result<EnergyProfile> load_energy(const HardwareProfile& hardware);

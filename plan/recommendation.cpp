@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "costmodel/energy.h"
 #include "plan/around_text.h"
 #include "plan/decision.h"
 #include "plan/deploy.h"
@@ -211,6 +212,25 @@ Json recommendation_json(const RecommendationInput& input) {
   return out;
 }
 
+namespace {
+
+// Of finalists whose energy stands on figures that nobody measured.
+std::string assumed_draws(const RecommendationInput& input) {
+  if (input.space->objective != PlanObjective::energy) return "";
+  std::vector<std::string> parts;
+  for (const Finalist& f : input.search->finalists) {
+    for (const PoolSpec* pool : candidate_of(*input.search, f.entry).scenario->pools()) {
+      const std::string& part = pool->instance.hardware.name;
+      const auto energy = load_energy(pool->instance.hardware);
+      if (energy.ok() && energy->assumed() && std::find(parts.begin(), parts.end(), part) == parts.end())
+        parts.push_back(part);
+    }
+  }
+  return parts.empty() ? "" : "\nWhat the " + join(parts, ", ") + " draws is assumed (docs/energy.md).\n";
+}
+
+}  // namespace
+
 std::string recommendation_markdown(const RecommendationInput& input) {
   const PlanSpace& space = *input.space;
   const PlanSearch& search = *input.search;
@@ -234,7 +254,7 @@ std::string recommendation_markdown(const RecommendationInput& input) {
          std::string(space.workloads.empty() ? "" : ", under the first workload") + ". \"In\": share of " +
          std::to_string(space.draws) +
          " runs, in each of which prices and host times are drawn anew, alike for all deployments.\n";
-  out += mix_markdown(input);
+  out += assumed_draws(input) + mix_markdown(input);
   out +=
       "\n## Fewest GPUs against latency and throughput\n\nNo other deployment that was run on the whole "
       "workload has "

@@ -16,6 +16,7 @@ std::string energy_text(const EnergyResult& energy);
 struct StepEnergy {
   Joules joules;
   double watts = 0;
+  bool assumed = false;  // what the part draws
 };
 StepEnergy step_energy(const EnergyProfile& profile, const StepBreakdown& step);
 Json step_energy_json(const StepEnergy& energy);

@@ -60,6 +60,10 @@ EnergyResult EnergyMeter::result(const RunResult& run) const {
   out.span_s = (run.last_finish - run.first_arrival).seconds();
   double busy_s = 0;
   for (const Pool& pool : pools_) {
+    const std::string& part = pool.profile.name;
+    if (pool.profile.assumed() &&
+        std::find(out.assumed.begin(), out.assumed.end(), part) == out.assumed.end())
+      out.assumed.push_back(part);
     out.gpus += pool.gpus;
     const double all = static_cast<double>(pool.gpus) * out.span_s;
     const Joules idle = idle_joules(pool.profile, std::max(0.0, all - pool.busy_s));

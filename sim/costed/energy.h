@@ -20,6 +20,7 @@ struct EnergyResult {
   double watts_per_gpu = 0, busy_watts = 0;  // means: over the span, and while something ran
   Joules per_token, per_request;             // of the requests that are measured; 0: none was answered
   std::vector<std::pair<std::string, double>> by_class;  // joules while it ran, the largest first
+  std::vector<std::string> assumed;                      // parts whose figures nobody measured
 };
 
 // Given to a run (RunOptions::energy); then asked.

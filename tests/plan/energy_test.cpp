@@ -2,6 +2,7 @@
 #include "sim/costed/energy.h"
 
 #include "plan/bounded_space.h"
+#include "plan/recommendation.h"
 #include "plan_spaces.h"
 #include "sim/costed/run.h"
 
@@ -53,6 +54,9 @@ TEST_CASE("a run's boards draw between idle and their limit, and idle ones draw 
   CHECK(two.gpus == 2);
   CHECK(two.joules.nominal > one.joules.nominal);
   CHECK(two.idle_share > one.idle_share);
+  CHECK(one.assumed.empty());
+  CHECK(energy_of(folder, with(text, "hardware: h200", "hardware: h100")).assumed ==
+        std::vector<std::string>{"h100"});
   // The same load on twice the GPUs: less than twice the energy, for the work is the same.
   CHECK(two.joules.nominal < 2 * one.joules.nominal);
   // Asking changes nothing of the run.
@@ -89,6 +93,10 @@ TEST_CASE("the fewest joules a token: exhaustive search's choice, within bounds"
     const PlanSearch exhaustive = searched(space, all), search = searched(space);
     const PlanScore &a = exhaustive.finalists.front().entry.score, &b = search.finalists.front().entry.score;
     CHECK(a.objective == b.objective);
+    const std::string said = recommendation_markdown({&space, &exhaustive, "", ""});
+    const bool of_h100 =
+        exhaustive.candidates.all[exhaustive.finalists.front().entry.candidate].parts.front() == "h100";
+    CHECK((said.find("What the h100 draws is assumed") != std::string::npos) == of_h100);
     CHECK(a.joules_per_token > 0);
     BoundedSpace bounded(space, {});
     REQUIRE(bounded.make().ok());
