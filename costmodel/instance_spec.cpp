@@ -141,8 +141,10 @@ class InstanceReader {
   // `auto`: the engine's own where the part has them, else none. `roofline`: none.
   void read_kernels(const Yaml& key, bool tuned) {
     std::string wanted = key.text("auto");
-    if (wanted.find('/') != std::string::npos)
-      wanted = (std::filesystem::path(folder_) / wanted).lexically_normal().string();
+    if (wanted.find('/') != std::string::npos) {  // one's own: the slash, which says so, is kept
+      const auto own = (std::filesystem::path(folder_) / wanted / "").lexically_normal().parent_path();
+      wanted = (own.has_parent_path() ? own : "." / own).string();
+    }
     const std::vector<std::string> known = KernelSet::names(spec_.hardware.name);
     if (wanted == "roofline") return spec_.engine.kernel_laws.clear();
     std::string own;

@@ -30,12 +30,30 @@ double median(std::vector<double>& values) {
   return linear_percentile(values, 50);
 }
 
-std::vector<TableUpdate::HeldOut> try_on(const KernelRun& run, std::size_t from, const StepPricer& before,
+// The last third of each pool's steps, whose numbers are its own, is held out: from this number on.
+using Cuts = std::map<std::uint32_t, std::uint64_t>;
+Cuts cuts_of(const std::vector<KernelStep>& steps) {
+  std::map<std::uint32_t, std::vector<std::uint64_t>> numbers;
+  for (const KernelStep& s : steps) numbers[s.pool].push_back(s.step);
+  Cuts cuts;
+  for (auto& [pool, of_pool] : numbers) {
+    std::sort(of_pool.begin(), of_pool.end());
+    const std::size_t kept = of_pool.size() - of_pool.size() / 3;
+    cuts[pool] = kept < of_pool.size() ? of_pool[kept] : of_pool.back() + 1;
+  }
+  return cuts;
+}
+
+bool held_out(const Cuts& cuts, const KernelStep& s) {
+  const auto cut = cuts.find(s.pool);
+  return cut != cuts.end() && s.step >= cut->second;
+}
+
+std::vector<TableUpdate::HeldOut> try_on(const KernelRun& run, const Cuts& cuts, const StepPricer& before,
                                          const StepPricer& after) {
   std::map<std::string, Tried> kinds;
-  for (std::size_t i = from; i < run.steps.size(); ++i) {
-    const KernelStep& s = run.steps[i];
-    if (s.device_ns <= 0 || s.first_use) continue;
+  for (const KernelStep& s : run.steps) {
+    if (!held_out(cuts, s) || s.device_ns <= 0 || s.first_use) continue;
     const double measured = static_cast<double>(s.device_ns), was = priced_device_ns(before, s),
                  is = priced_device_ns(after, s);
     for (const char* kind : {s.chunks.empty() ? "decode" : "with prompts", "all"}) {
@@ -100,12 +118,10 @@ Result<TableUpdate> update_tables(const Scenario& scenario, const KernelRun& run
         "--update-calibration corrects tables by launches: it needs --profile-steps, and deployment.kernels "
         "other than roofline");
   ORRERY_TRY(known, corrections_of(spec));
-  std::uint64_t last = 0;
-  for (const KernelStep& s : run.steps) last = std::max(last, s.step);
+  const Cuts cuts = cuts_of(run.steps);
   std::vector<ProfiledStep> seen;
   for (const ProfiledStep& p : run.profiled)
-    if (p.step.pool == 0 && p.step.step <= last - last / 3) seen.push_back(p);
-  const std::size_t cut = run.steps.size() - run.steps.size() / 3;
+    if (!held_out(cuts, p.step)) seen.push_back(p);
   ORRERY_TRY(before, StepPricer::create(spec));
   TableUpdate out;
   out.name = known.base + "-updated";
@@ -123,8 +139,9 @@ Result<TableUpdate> update_tables(const Scenario& scenario, const KernelRun& run
   spec.kernels = corrected;
   ORRERY_TRY(after, StepPricer::create(spec));
   out.fitted_steps = seen.size();
-  out.held_out_steps = run.steps.size() - cut;
-  out.held_out = try_on(run, cut, before, after);
+  out.held_out_steps = static_cast<std::size_t>(std::count_if(
+      run.steps.begin(), run.steps.end(), [&](const KernelStep& s) { return held_out(cuts, s); }));
+  out.held_out = try_on(run, cuts, before, after);
   const auto all =
       std::find_if(out.held_out.begin(), out.held_out.end(), [](const auto& h) { return h.kind == "all"; });
   if (all != out.held_out.end() && all->after_median < all->before_median) return out;

@@ -25,9 +25,8 @@ struct TableUpdate {
 };
 
 // Fitted to the profiled steps of the rehearsal's first two thirds, tried on the last third of the run's own
-// steps. Errors: nothing was profiled; no tables; no improvement of the held-out steps (check failed, with
-// the figures).
-// `folder`: where it may write the set to try it, and leaves it: <folder>/<name>/.
+// steps, pool by pool. Errors: nothing was profiled; no tables; no improvement of the held-out steps (check
+// failed, with the figures). `folder`: where it may write the set to try it, and leaves it: <folder>/<name>/.
 Result<TableUpdate> update_tables(const Scenario& scenario, const KernelRun& run, const std::string& source,
                                   const std::string& folder);
 

@@ -28,8 +28,13 @@ def region(x):
     return math.ceil(x / 8) * 8 if x > 4 else round(8 * math.log2(x)) - 32
 
 
+def chunks(row):
+    """`tokens@context` of each; the runs that are kept have an older name for the column."""
+    return row["chunk_lengths"] if "chunk_lengths" in row else row["prompts"]
+
+
 def step_text(row):
-    terms = [f"prefill {chunk}" for chunk in row["prompts"].split()]
+    terms = [f"prefill {chunk}" for chunk in chunks(row).split()]
     decodes, context = int(row["decodes"]), int(row["decode_context"])
     if decodes:
         each, more = divmod(context, decodes)
@@ -89,7 +94,7 @@ def launches(file, o):
         for line in ops:
             of_use[line["operator"]] += line["time_us"]
         for line in {line["operator"]: line for line in ops}.values():
-            op, at = corrected_as(line, bool(rows[0]["prompts"]))
+            op, at = corrected_as(line, bool(chunks(rows[0])))
             if op and at > 0 and line["operator"] in measured and of_use[line["operator"]] > 0:
                 yield op, at, measured[line["operator"]] * scale, of_use[line["operator"]]
 

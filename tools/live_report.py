@@ -44,19 +44,24 @@ def call(binary, data, *arguments):
     return p.stdout
 
 
+def chunks(row):
+    """`tokens@context` of each; the runs that are kept have an older name for the column."""
+    return row["chunk_lengths"] if "chunk_lengths" in row else row["prompts"]
+
+
 def step_errors(name, binary, data):
     """Priced ÷ measured − 1 over all decode steps, and over all steps with prompts, percent."""
     rows = [r for r in csv.DictReader(gzip.open(runs / f"{name}.steps.csv.gz", "rt")) if r["first_use"] == "0" and float(r["measured_us"]) > 0]
     with tempfile.TemporaryDirectory() as folder:
         steps, prices = pathlib.Path(folder) / "steps.jsonl", pathlib.Path(folder) / "prices.csv"
         steps.write_text("".join(json.dumps({
-            "prefill": [list(map(int, chunk.split("@"))) for chunk in r["prompts"].split()],
+            "prefill": [list(map(int, chunk.split("@"))) for chunk in chunks(r).split()],
             "decode": {"sequences": int(r["decodes"]), "context_tokens": int(r["decode_context"])}}) + "\n" for r in rows))
         call(binary, data, "cost", runs / f"{name}.yaml", "--steps", steps, "--out", prices)
         priced = [float(r["device_us"]) for r in csv.DictReader(open(prices))]
     sums = collections.defaultdict(lambda: [0.0, 0.0])
     for r, p in zip(rows, priced):
-        both = sums["prompts" if r["prompts"] else "decodes"]
+        both = sums["prompts" if chunks(r) else "decodes"]
         both[0] += p
         both[1] += float(r["measured_us"])
     return {kind: (p / m - 1) * 100 for kind, (p, m) in sums.items()}

@@ -223,6 +223,23 @@ TEST_CASE("corrections fitted to launches bring prices to them, and stand in a f
     CHECK(priced_device_ns(corrected, s) == Approx(static_cast<double>(s.device_ns)).epsilon(2e-3));
 }
 
+TEST_CASE("prefill and decode apart: the last third of each pool's steps is held out, both are fitted to") {
+  const Scenario scenario = live_8b();
+  const StepPricer pricer = StepPricer::create(scenario.pool.instance).value();
+  KernelRun run = run_of(pricer, 1.12, 1.3);
+  for (std::size_t i = 0; i < run.steps.size(); ++i) {  // 12 and 24, numbered by pool
+    run.steps[i].pool = i < 12 ? 0 : 1;
+    run.steps[i].step = i < 12 ? i : i - 12;
+  }
+  for (ProfiledStep& p : run.profiled) p.step.pool = static_cast<std::uint32_t>(p.step.step % 2);
+  const Folder folder;
+  const auto update = update_tables(scenario, run, "a test", folder.path);
+  INFO((update.ok() ? "" : to_string(update.errors())));
+  REQUIRE(update.ok());
+  CHECK(update->fitted_steps == 8);  // not number 8 of the first, which is of its last four
+  CHECK(update->held_out_steps == 4 + 8);
+}
+
 TEST_CASE("an update that does not help the held-out steps is not written") {
   const Scenario scenario = live_8b();
   const StepPricer pricer = StepPricer::create(scenario.pool.instance).value();

@@ -37,6 +37,24 @@ def expect(what, true):
         wrong.append(what)
 
 
+def own_tables():
+    """As `live --update-calibration` leaves them, beside the scenario."""
+    (folder / "own").mkdir()
+    (folder / "own/table.yaml").write_text("hardware: h200\nkernels: own\nbase: orrery\nkind: measured\nsource: a test\n")
+    (folder / "own/corrections.csv").write_text("op,x,factor\ngemm/bf16,1,2\n")
+    (folder / "own.yaml").write_text(SCENARIO.replace("vllm-0.24}", "vllm-0.24, kernels: ./own/}"))
+
+    def device_us(*more):
+        out = json.loads(call("--json", "cost", *more, "--step", "decode 8@500").stdout)
+        return sum(line["time_us"] for line in out["steps"][0]["operators"] if line["class"] == "gemm")
+
+    plain = device_us("s.yaml", "--set", "deployment.kernels=orrery")
+    for own in (device_us("own.yaml"), device_us("s.yaml", "--set", "deployment.kernels=./own")):
+        expect(f"products by tables of one's own take twice {plain}: {own}", abs(own / plain - 2) < 0.05)
+    p = call("cost", "s.yaml", "--step", "decode 8@500", "--set", "deployment.kernels=./none", code=3)
+    expect(f"tables that are not there are named: {p.stderr}", "none/table.yaml" in p.stderr)
+
+
 def tapes():
     ran = json.loads(call("--json", "simulate", "s.yaml", "--intervals", "off", "--tape", "run.tape").stdout)
     replayed = json.loads(call("--json", "replay", "run.tape").stdout)
@@ -130,6 +148,7 @@ def server_and_client():
     call("live", "s.yaml", "--endpoint", url, code=6)
 
 
+own_tables()
 tapes()
 server_and_client()
 print("\n".join(wrong) if wrong else "tapes, server and client do as documented")
