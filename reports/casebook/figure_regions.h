@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,11 @@ constexpr double centre_around = 3, spread_around = 4;
 // As if a case were not there, the distances of others are from centres that it has no part in either; in
 // regions of more figures than this it moves no centre that matters.
 constexpr std::size_t few_figures = 60;
+// A model that has no figures has no centre either: of regions wider than a model (`model_depth` names of
+// region_path) *outside* is how far figures lie from the region's centre as if what lies beside them, their
+// own model on their part and engine (or part, or rung), were not there: that within which `outside_share`
+// of them lie, drawn towards that of the region around by the weight of two more such neighbours.
+constexpr double outside_share = 0.8, outside_around = 2;
 
 class FigureRegions {
  public:
@@ -61,7 +67,14 @@ class FigureRegions {
   };
   struct LeftOut {
     std::size_t one = no_case, other = no_case;
-    bool holds(std::size_t of_case) const { return of_case == one || of_case == other; }
+    const std::set<std::size_t>* many = nullptr;
+    bool holds(std::size_t of_case) const {
+      return of_case == one || of_case == other || (many != nullptr && many->contains(of_case));
+    }
+  };
+  struct Outside {
+    std::map<std::string, std::vector<Weighted>> distances;  // by the name that parts the region
+    double of(const std::string& but) const;                 // 0: fewer than two of them
   };
   struct Question {
     double share, around;
@@ -74,12 +87,16 @@ class FigureRegions {
               const std::function<std::vector<Weighted>(const Region&)>& values, IntervalRegion& out) const;
   double centre(const Path& path, LeftOut left, IntervalRegion& out) const;
   double spread(const Path& path, std::size_t left_out) const;
+  // Of the region, without the part of it called `but`.
+  double outside(const Path& path, const std::string& but) const;
+  void measure_outside(const Path& path, Outside& out) const;
   IntervalRegion estimate(const Path& path, std::size_t left_out) const;
 
   std::string quantity_;
   std::map<std::string, std::size_t> cases_;
   std::map<Path, Region> regions_;
   std::vector<Placed> placed_;
+  std::map<Path, Outside> outside_;
 };
 
 }  // namespace orrery

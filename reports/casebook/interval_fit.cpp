@@ -188,7 +188,8 @@ std::string corrections_yaml(const IntervalCorrections& corrections, const std::
   for (const auto& [name, region] : corrections.regions)
     text += "  - {of: \"" + name + "\", rows: " + std::to_string(region.rows) +
             ", cases: " + std::to_string(region.cases) + ", centre: " + format_number(region.centre) +
-            ", spread: " + format_number(region.spread) + "}\n";
+            ", spread: " + format_number(region.spread) +
+            (region.outside > 0 ? ", outside: " + format_number(region.outside) : "") + "}\n";
   return text;
 }
 

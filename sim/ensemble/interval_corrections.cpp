@@ -30,6 +30,8 @@ IntervalRegion read_region(const Yaml& node) {
   region.cases = node.require("cases").integer(0, 1);
   region.centre = node.require("centre").number(0, -10, 10);
   region.spread = node.require("spread").number(0, 0, 10);
+  if (const Yaml outside = node.optional("outside"); outside.present())
+    region.outside = outside.number(0, 0, 10);
   return region;
 }
 
@@ -81,7 +83,19 @@ IntervalRegion IntervalCorrections::region(const IntervalPool& pool, const std::
     name += ", " + part;
     look();  // a region of the same figures as the one around it is not listed
   }
+  if (!knows_model(pool, metric, evidence)) found.spread = std::max(found.spread, found.outside);
   return found;
+}
+
+bool IntervalCorrections::knows_model(const IntervalPool& pool, const std::string& metric,
+                                      const PriceEvidence& e) const {
+  std::string name = quantity_of(metric);
+  if (!regions.contains(name)) name = pool.quantity;
+  name += ", " + e.rung + ", " + e.part + " " + engine_family(e.engine) + ", " + e.model;
+  if (regions.contains(name)) return true;
+  name += ", ";
+  const auto inside = regions.lower_bound(name);  // one of the same figures as the one around is not listed
+  return inside != regions.end() && inside->first.starts_with(name);
 }
 
 const IntervalPool* IntervalCorrections::correct(const std::string& metric, const PriceEvidence& evidence,
@@ -110,7 +124,9 @@ void correct_intervals(Intervals& intervals, const IntervalCorrections& correcti
     m.prices_low = m.low;
     m.prices_high = m.high;
     const IntervalPool* const pool = corrections.correct(m.name, evidence, m.nominal, m.low, m.high);
-    if (pool != nullptr) m.correction = pool->name();
+    if (pool == nullptr) continue;
+    m.correction = pool->name();
+    if (!corrections.knows_model(*pool, m.name, evidence)) m.correction += " (no figures of this model)";
   }
 }
 

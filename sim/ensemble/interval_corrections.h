@@ -22,6 +22,8 @@ namespace orrery {
 struct IntervalRegion {
   std::int64_t rows = 0, cases = 0;
   double centre = 0, spread = 0;
+  // Of regions wider than a model: how much figures of a model that is not among them would scatter.
+  double outside = 0;
 };
 
 // Even figures that agree scatter so much, and of a figure's doubt about prices (half the width of the
@@ -63,6 +65,10 @@ struct IntervalCorrections {
   // one without spread where none does.
   IntervalRegion region(const IntervalPool& pool, const std::string& metric,
                         const PriceEvidence& evidence) const;
+
+  // Whether a region is of the evidence's own model on its part and engine. Where none is, no centre says how
+  // this model differs from others, and the region's `outside` counts as its scatter.
+  bool knows_model(const IntervalPool& pool, const std::string& metric, const PriceEvidence& evidence) const;
 
   // Moves the ends, and says by which pool; the prediction stays between them. Null: as they were.
   const IntervalPool* correct(const std::string& metric, const PriceEvidence& evidence, double predicted,

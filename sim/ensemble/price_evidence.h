@@ -38,5 +38,6 @@ double share_of_tables(const RungShares& price_sources);
 // rung; part and engine family; model; engine profile; middle or tail of the requests; parallel plan; whether
 // prompts or outputs make up four fifths of the tokens; requests at once. Ends where the evidence does.
 std::vector<std::string> region_path(const std::string& metric, const PriceEvidence& evidence);
+constexpr std::size_t model_depth = 3;  // names of it as far as the model
 
 }  // namespace orrery

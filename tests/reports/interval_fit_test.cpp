@@ -345,6 +345,43 @@ TEST_CASE("regions that differ from one another scatter by what is left in each"
   CHECK(listed.at("tpot_ms").spread < 0.1);
 }
 
+TEST_CASE(
+    "a model without figures scatters as models do from one another, a known one as its own figures do") {
+  // Models lie 20 % apart, each within 1 %: what one has figures of is sure, what is new is not.
+  FigureRegions regions("tpot_ms");
+  std::vector<ScoreRow> rows;
+  for (int model = 0; model < 5; ++model) {
+    for (ScoreRow row : made_up(160, 1)) {
+      row.evidence.model = "m" + std::to_string(model);
+      row.group = row.evidence.model + ", " + row.group;
+      row.metric.measured = 10 * std::exp(0.2 * (model - 2)) * (row.id.ends_with("1") ? 1.01 : 1);
+      regions.add(row);
+      rows.push_back(row);
+    }
+  }
+  regions.close();
+  IntervalCorrections c;
+  c.pools.push_back({"tpot_ms", "published", "", "", 1, 1, 1, 1});
+  regions.append(c.regions);
+  PriceEvidence known = rows.front().evidence, unknown = known;
+  unknown.model = "another";
+  const IntervalRegion of_known = c.region(c.pools[0], "tpot_ms.mean", known),
+                       of_unknown = c.region(c.pools[0], "tpot_ms.mean", unknown);
+  // Without their own, the middle of four others is the lower one's: 2, 1 or 1, 1, 3 steps of 0.2 off.
+  CHECK(of_unknown.spread == Approx(0.4).margin(0.21));
+  CHECK(of_unknown.spread > 3 * of_known.spread);
+  CHECK(of_unknown.centre == Approx(0).margin(0.05));
+  // Fitted ends see a model of one case as one without figures.
+  ScoreRow lone = rows.front();
+  lone.evidence.model = "lone";
+  lone.group = "lone";
+  regions = FigureRegions("tpot_ms");
+  for (const ScoreRow& row : rows) regions.add(row);
+  regions.add(lone);
+  regions.close();
+  CHECK(regions.without_its_case(lone).spread > 3 * regions.without_its_case(rows.front()).spread);
+}
+
 TEST_CASE("corrections are read as they were written") {
   const Folder folder;
   const std::string path = folder.path + "/c.yaml";
@@ -401,11 +438,19 @@ TEST_CASE("intervals of a run say which figures moved them, and what prices alon
   const double scatter = 0.1 + least_spread + share_of_price_doubt * std::log(11.0 / 9) / 2;
   CHECK(m.low == Approx(10 * std::exp(0.05 - 2 * scatter)));
   CHECK(m.high == Approx(10 * std::exp(0.05 + 3 * scatter)));
-  CHECK(m.correction == "tpot_ms, published");
+  CHECK(m.correction == "tpot_ms, published (no figures of this model)");
   CHECK(m.prices_low == 9);
   CHECK(m.prices_high == 11);
   CHECK(intervals.metrics[1].correction.empty());
   CHECK(intervals.metrics[1].high == 0.6);
+  // A region of the model itself, or one within it.
+  const PriceEvidence of_model = {"h100", "vllm-0.18", "published", "m"};
+  c.regions["tpot_ms, published, h100 vllm, m2, vllm-0.18, tail"] = {9, 2, 0.05, 0.1};
+  CHECK_FALSE(c.knows_model(c.pools[0], "tpot_ms.p50", of_model));
+  c.regions["tpot_ms, published, h100 vllm, m, vllm-0.18, tail"] = {9, 2, 0.05, 0.1};
+  CHECK(c.knows_model(c.pools[0], "tpot_ms.p50", of_model));
+  correct_intervals(intervals, c, of_model);
+  CHECK(intervals.metrics[0].correction == "tpot_ms, published");
 }
 
 TEST_CASE("the whole board has every row once, and coverage of the scored half alone") {
