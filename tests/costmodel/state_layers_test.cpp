@@ -244,7 +244,8 @@ TEST_CASE("what is not modelled beside a state is refused where it is said") {
          "max_num_batched_tokens: must be at least the block size, 544"},
         {"engine_args: {enable_prefix_caching: true, long_prefill_token_threshold: 512}\n",
          "long_prefill_token_threshold"},
-        {"engine_args: {enable_prefix_caching: true}\nspeculation: {method: mtp, acceptance: 0.5}\n",
+        {"engine_args: {enable_prefix_caching: true, kv_offloading_size: 8}\n"
+         "speculation: {method: mtp, acceptance: 0.5}\n",
          "beside speculation"},
         {"engine_args: {disable_hybrid_kv_cache_manager: true}\n", "groups of their own"},
         {"engine_args: {kv_offloading_size: 8}\n", "needs enable_prefix_caching: true"},

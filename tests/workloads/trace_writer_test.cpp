@@ -1,6 +1,7 @@
 #include "catch.h"
 
 #include "support.h"
+#include "workloads/priority.h"
 #include "workloads/trace_writer.h"
 
 using namespace orrery;
@@ -48,6 +49,7 @@ TEST_CASE("defaults are left out and time is exact") {
   request.arrival = SimTime(4'314'579'000);
   request.prompt_tokens = 396;
   request.output_tokens = request.max_output_tokens = 109;
+  request.priority = no_priority;  // 0 is one, which SGLang sets before none
   std::string line;
   append_trace_line(line, request);
   CHECK(line == R"({"timestamp": 4314.579, "input_length": 396, "output_length": 109})");
