@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "costmodel/step_graph.h"
 
 namespace orrery {
@@ -57,6 +58,27 @@ StepSample sample_of(const MeasuredStep& s, std::size_t experiment, const StepPr
   return out;
 }
 
+// A name that is not there would leave out nothing, and whoever tests on it would test on what was fitted.
+Status check_names(const MeasuredRun& run, const std::vector<std::string>& leave_out) {
+  std::vector<std::string> names;
+  for (const MeasuredExperiment& experiment : run.experiments) names.push_back(experiment.name);
+  const auto known = [&](const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  const auto left_out = [&](const std::string& name) {
+    return std::find(leave_out.begin(), leave_out.end(), name) != leave_out.end();
+  };
+  for (const std::string& name : leave_out) {
+    if (!known(name))
+      return invalid_input("has no experiment \"" + name + "\" to leave out" + did_you_mean(name, names) +
+                               "; known: " + join(names, ", "),
+                           {run.folder, 0, 0});
+  }
+  if (!names.empty() && std::all_of(names.begin(), names.end(), left_out))
+    return invalid_input("has no experiment that is not left out", {run.folder, 0, 0});
+  return ok_status();
+}
+
 }  // namespace
 
 double host_doubt(const InstanceSpec& spec) { return std::max(spec.engine.interval_host_error, 0.1); }
@@ -73,6 +95,7 @@ bool StepSample::unblocked() const {
 
 Result<std::vector<StepSample>> step_samples(const MeasuredRun& run, const InstanceSpec& spec,
                                              const std::vector<std::string>& leave_out) {
+  ORRERY_TRY_STATUS(check_names(run, leave_out));
   ORRERY_TRY(pricer, StepPricer::create(spec));
   const double launch_graph = spec.engine.host.launch_graph.value.value() * 1e6;
   std::vector<StepSample> samples;

@@ -212,7 +212,9 @@ StepTerms terms_of_profile(const InstanceSpec& spec) {
 StepTerms fit_terms(const std::vector<StepSample>& samples, const InstanceSpec& spec,
                     const std::set<std::string>& refused) {
   StepTerms t = terms_of_profile(spec);
-  for (const std::string& group : refused) t.kept[group] = "does not help what was left out, beyond chance";
+  for (const std::string& group : refused)
+    t.kept[group] = group == "operators" ? "does not help what was left out, beyond chance"
+                                         : "the log's makes what was left out worse";
   fit_core(samples, spec, t);
   fit_launches(samples, spec, t);
   fit_operators(samples, t);

@@ -42,3 +42,19 @@ TEST_CASE("beside drafts the level of prompts alone is said, and refused") {
   CHECK(drafting.lone.told);
   CHECK(std::string(verdict_of(drafting.lone)) == "refused");
 }
+
+TEST_CASE("a name that no experiment has leaves nothing out, and is an error") {
+  MeasuredRun run;
+  run.folder = "log";
+  for (const char* name : {"poisson_r12", "lognormal_r20"}) {
+    run.experiments.emplace_back();
+    run.experiments.back().name = name;
+  }
+  const auto message = [&](const std::vector<std::string>& leave_out) {
+    return to_string(step_samples(run, mimo(""), leave_out).errors());
+  };
+  CHECK(message({"poisson_r12", "poisson_r13"}).find("no experiment \"poisson_r13\"") != std::string::npos);
+  CHECK(message({"poisson_r13"}).find("did you mean") != std::string::npos);
+  CHECK(message({"poisson_r12", "lognormal_r20"}).find("that is not left out") != std::string::npos);
+  CHECK(message({"poisson_r12"}).find("vllm_step_log.py") != std::string::npos);
+}
