@@ -209,6 +209,26 @@ std::vector<std::string> warnings_of(const StepFit& fit, const StepTerms& terms)
   return out;
 }
 
+// "meta-llama/Meta-Llama-3.1-8B" → "metallama318b".
+std::string plain_name(const std::string& model) {
+  std::string out;
+  for (const char c : model.substr(model.rfind('/') + 1)) {
+    if (c >= 'A' && c <= 'Z') out += static_cast<char>(c - 'A' + 'a');
+    if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9')) out += c;
+  }
+  return out;
+}
+
+// The scenario says what ran; the log of something else would be fitted all the same.
+void warn_of_another(const MeasuredEngine& log, const InstanceSpec& spec, std::vector<std::string>& out) {
+  const std::string logged = plain_name(log.model), ours = plain_name(spec.model.name);
+  if (logged.find(ours) == std::string::npos && ours.find(logged) == std::string::npos)
+    out.push_back("The log's engine served " + log.model + ", the scenario says " + spec.model.name + ".");
+  const std::string engine = log.sglang ? "sglang" : "vllm";
+  if (spec.engine.engine != engine)
+    out.push_back("The log is one of " + engine + ", the scenario's engine is " + spec.engine.name + ".");
+}
+
 FittedTerm fitted_term(const Term& t, const StepTerms& terms, const std::vector<double>& left_out) {
   FittedTerm out{t.key, t.before, t.value, jackknife(left_out), true, "", t.unit};
   const auto kept =
@@ -260,6 +280,7 @@ Result<StepFit> fit_steps(const MeasuredRun& run, const InstanceSpec& spec,
                               median_of(left_out.after[k])});
   }
   fit.warnings = warnings_of(fit, all);
+  warn_of_another(run.engine, spec, fit.warnings);
   return fit;
 }
 

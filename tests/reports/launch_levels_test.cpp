@@ -3,20 +3,23 @@
 
 #include "catch.h"
 #include "costmodel/instance_spec.h"
+#include "reports/casebook/step_fit.h"
 
 using namespace orrery;
 
 namespace {
 
-InstanceSpec mimo(const std::string& speculation) {
-  YamlDocument document =
-      YamlDocument::parse("hardware: h200\nmodel: mimo-7b\nengine: vllm-0.24\n" + speculation, "s.yaml")
-          .value();
+InstanceSpec instance(const std::string& model, const std::string& speculation,
+                      const std::string& engine = "vllm-0.24") {
+  const std::string text = "hardware: h200\nmodel: " + model + "\nengine: " + engine + "\n" + speculation;
+  YamlDocument document = YamlDocument::parse(text, "s.yaml").value();
   Errors errors;
   InstanceSpec spec = read_instance_spec(document.root(), ".", errors);
   if (!errors.empty()) FAIL(to_string(errors));
   return spec;
 }
+
+InstanceSpec mimo(const std::string& speculation) { return instance("mimo-7b", speculation); }
 
 }  // namespace
 
@@ -57,4 +60,20 @@ TEST_CASE("a name that no experiment has leaves nothing out, and is an error") {
   CHECK(message({"poisson_r13"}).find("did you mean") != std::string::npos);
   CHECK(message({"poisson_r12", "lognormal_r20"}).find("that is not left out") != std::string::npos);
   CHECK(message({"poisson_r12"}).find("vllm_step_log.py") != std::string::npos);
+}
+
+TEST_CASE("a log of another model or engine than the scenario's is fitted with a warning") {
+  auto run = load_measured_run(std::string(ORRERY_SOURCE_DIR) +
+                               "/reports/cases/h100_vllm_0_24/qwen3-4b_bf16_tp1_small");
+  REQUIRE(run.ok());
+  const auto warned = [&](const std::string& model, const std::string& engine) {
+    const StepFit fit = fit_steps(*run, instance(model, "", engine)).value();
+    std::string all;
+    for (const std::string& w : fit.warnings) all += w + "\n";
+    return all;
+  };
+  CHECK(warned("qwen3-4b", "vllm-0.24").find("scenario") == std::string::npos);
+  CHECK(warned("qwen3-8b", "vllm-0.24").find("served Qwen3-4B, the scenario says qwen3-8b") !=
+        std::string::npos);
+  CHECK(warned("qwen3-4b", "sglang-0.5").find("one of vllm") != std::string::npos);
 }
