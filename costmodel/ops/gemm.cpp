@@ -43,9 +43,10 @@ class GemmOperator : public Operator {
     cost.flops = 2 * static_cast<double>(asked) * n * k;
     cost.compute_ns = compute_ns(m);
     const double weights = n * k * spec_.format.bytes_per_parameter;
-    const double activations = rows * (k * spec_.format.activation_bytes + n * spec_.out_bytes);
+    const double of_row = k * spec_.format.activation_bytes + n * spec_.out_bytes,
+                 activations = rows * of_row;
     const bool cached = roofline_.stays_in_cache(activations);
-    cost.bytes = weights + (cached ? 0 : activations);
+    cost.bytes = weights + (cached ? 0 : static_cast<double>(asked) * of_row);
     cost.memory_ns = roofline_.stream_ns(activations, cached, weights, KernelClass::memory);
     cost.latency_ns = gemm_start * roofline_.kernel_floor_ns();
     const KernelLaws* const laws = roofline_.laws();
