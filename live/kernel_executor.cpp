@@ -139,6 +139,7 @@ std::unique_ptr<KernelExecutor::Job> KernelExecutor::empty_job() {
   job->skipped = job->started = false;
   job->result.device_ns = job->result.launch_ns = 0;
   job->result.first_use = false;
+  job->result.work = {};
   job->result.sampled.clear();
   return job;
 }

@@ -110,13 +110,21 @@ Result<KnownCorrections> corrections_of(const InstanceSpec& spec) {
 
 }  // namespace
 
+Status check_table_update(const Scenario& scenario) {
+  if (scenario.pool.instance.kernels == nullptr)
+    return invalid_input("--update-calibration corrects tables: deployment.kernels other than roofline", {},
+                         "deployment.kernels");
+  const Result<KnownCorrections> known = corrections_of(scenario.pool.instance);
+  if (!known.ok()) return known.errors();
+  return ok_status();
+}
+
 Result<TableUpdate> update_tables(const Scenario& scenario, const KernelRun& run, const std::string& source,
                                   const std::string& folder) {
   InstanceSpec spec = scenario.pool.instance;
-  if (run.profiled.empty() || spec.kernels == nullptr)
-    return invalid_input(
-        "--update-calibration corrects tables by launches: it needs --profile-steps, and deployment.kernels "
-        "other than roofline");
+  ORRERY_TRY_STATUS(check_table_update(scenario));
+  if (run.profiled.empty())
+    return invalid_input("--update-calibration corrects tables by launches: it needs --profile-steps");
   ORRERY_TRY(known, corrections_of(spec));
   const Cuts cuts = cuts_of(run.steps);
   std::vector<ProfiledStep> seen;

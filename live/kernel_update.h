@@ -24,6 +24,8 @@ struct TableUpdate {
   std::size_t fitted_steps = 0, held_out_steps = 0;
 };
 
+// Before a run: whether its tables can be corrected (tables there are, and they are a set of the part).
+Status check_table_update(const Scenario& scenario);
 // Fitted to the profiled steps of the rehearsal's first two thirds, tried on the last third of the run's own
 // steps, pool by pool. Errors: nothing was profiled; no tables; no improvement of the held-out steps (check
 // failed, with the figures). `folder`: where it may write the set to try it, and leaves it: <folder>/<name>/.

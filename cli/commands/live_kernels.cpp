@@ -197,6 +197,7 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
     return make_error(ErrorKind::usage,
                       "--profile-steps times launches one by one on one GPU; parallel.tp is " +
                           std::to_string(scenario.pool.instance.plan.tp));
+  if (options.update_calibration) ORRERY_TRY_STATUS(check_table_update(scenario));
   ORRERY_TRY(runs, interval_runs(options.intervals));
   Devices devices(options.own_all_reduce);
   std::optional<TapeRecorder> tape;

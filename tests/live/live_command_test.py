@@ -53,6 +53,11 @@ def own_tables():
         expect(f"products by tables of one's own take twice {plain}: {own}", abs(own / plain - 2) < 0.05)
     p = call("cost", "s.yaml", "--step", "decode 8@500", "--set", "deployment.kernels=./none", code=3)
     expect(f"tables that are not there are named: {p.stderr}", "none/table.yaml" in p.stderr)
+    # Whether they can be corrected is said before a device is asked for.
+    update = ["--executor", "kernel", "--profile-steps", 4, "--update-calibration", "--out", "updated"]
+    for kernels in ("./own", "roofline"):
+        p = call("live", "s.yaml", *update, "--set", "deployment.engine=orrery", "--set", f"deployment.kernels={kernels}", code=3)
+        expect(f"which tables are corrected: {p.stderr}", "deployment.kernels" in p.stderr)
 
 
 def tapes():
