@@ -98,7 +98,9 @@ std::string beyond_slo(const Scenario& scenario, const std::vector<TraceRequest>
     const auto bound = [&](std::int64_t prompt) {
       return decode_ms(pricer, prompt) * room * first_token_room;
     };
-    const std::string what = "a token of a lone sequence takes at least " + format_fixed(bound(1), 1) +
+    // Of the longest prompt: where a token behind it is in time, so is one behind any other.
+    const std::string what = "a token of a lone sequence behind " + std::to_string(longest) +
+                             " tokens takes at least " + format_fixed(bound(longest), 1) +
                              " ms, slo.tpot_ms is " + format_number(slo.tpot_ms);
     const std::int64_t within = longest_within(slo.tpot_ms, longest, bound);
     if (std::string reason = judge(requests, scenario, within, true, what); !reason.empty()) return reason;

@@ -93,6 +93,12 @@ TEST_CASE("a bound rejects only what misses the SLO when it is run") {
       REQUIRE(run.ok());
       INFO(limits << ": " << candidate.label() << ": " << candidate.reason);
       CHECK_FALSE(score_of(space, *scenario, *run).meets);
+      // The time that is said is beyond the limit (but for its last figure).
+      const std::string before = "takes at least ";
+      const std::size_t said = candidate.reason.find(before);
+      REQUIRE(said != std::string::npos);
+      CHECK(std::stod(candidate.reason.substr(said + before.size())) >=
+            std::stod(std::string(limits).substr(9)) - 0.05);
     }
   }
   CHECK(rejected > 8);
