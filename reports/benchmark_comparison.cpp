@@ -181,11 +181,11 @@ void correct_interval(ComparedMetric& metric, const IntervalCorrections& correct
   const bool ranged = metric.low < metric.prices_low || metric.high > metric.prices_high;  // by what a case
                                                                                            // leaves open
   double low = metric.prices_low, high = metric.prices_high;
-  const IntervalPool* const pool = corrections.correct(metric.name, evidence, metric.predicted, low, high);
-  if (pool == nullptr) return;
+  const std::string correction = corrections.correct(metric.name, evidence, metric.predicted, low, high);
+  if (correction.empty()) return;
   metric.low = ranged ? std::min(low, metric.low) : low;
   metric.high = ranged ? std::max(high, metric.high) : high;
-  metric.correction = pool->name();
+  metric.correction = correction;
 }
 
 void correct_intervals(BenchmarkComparison& comparison, const IntervalCorrections& corrections,

@@ -98,13 +98,13 @@ bool IntervalCorrections::knows_model(const IntervalPool& pool, const std::strin
   return inside != regions.end() && inside->first.starts_with(name);
 }
 
-const IntervalPool* IntervalCorrections::correct(const std::string& metric, const PriceEvidence& evidence,
-                                                 double predicted, double& low, double& high) const {
+std::string IntervalCorrections::correct(const std::string& metric, const PriceEvidence& evidence,
+                                         double predicted, double& low, double& high) const {
   const IntervalPool* const pool = find(metric, evidence);
-  if (pool == nullptr || !(predicted > 0)) return nullptr;
+  if (pool == nullptr || !(predicted > 0)) return "";
   const IntervalRegion at = region(*pool, metric, evidence);
   correct_bounds(*pool, at.centre, scatter_of(at.spread, low, high), predicted, low, high);
-  return pool;
+  return pool->name() + (knows_model(*pool, metric, evidence) ? "" : " (no figures of this model)");
 }
 
 double scatter_of(double region_spread, double low, double high) {
@@ -123,10 +123,7 @@ void correct_intervals(Intervals& intervals, const IntervalCorrections& correcti
   for (MetricInterval& m : intervals.metrics) {
     m.prices_low = m.low;
     m.prices_high = m.high;
-    const IntervalPool* const pool = corrections.correct(m.name, evidence, m.nominal, m.low, m.high);
-    if (pool == nullptr) continue;
-    m.correction = pool->name();
-    if (!corrections.knows_model(*pool, m.name, evidence)) m.correction += " (no figures of this model)";
+    m.correction = corrections.correct(m.name, evidence, m.nominal, m.low, m.high);
   }
 }
 

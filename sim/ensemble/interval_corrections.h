@@ -70,9 +70,10 @@ struct IntervalCorrections {
   // this model differs from others, and the region's `outside` counts as its scatter.
   bool knows_model(const IntervalPool& pool, const std::string& metric, const PriceEvidence& evidence) const;
 
-  // Moves the ends, and says by which pool; the prediction stays between them. Null: as they were.
-  const IntervalPool* correct(const std::string& metric, const PriceEvidence& evidence, double predicted,
-                              double& low, double& high) const;
+  // Moves the ends, and says by which pool, and where no figure is of the model; the prediction stays between
+  // them. Empty: as they were.
+  std::string correct(const std::string& metric, const PriceEvidence& evidence, double predicted, double& low,
+                      double& high) const;
 };
 
 double scatter_of(double region_spread, double low, double high);

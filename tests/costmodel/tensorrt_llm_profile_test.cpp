@@ -47,6 +47,17 @@ bool holds(const std::string& text, const std::string& piece) {
   return text.find(piece) != std::string::npos;
 }
 
+// "full 48": the graph of a step of decodes and, where `prompt` is above 0, one prompt of so many tokens.
+std::string padded_as(const std::string& args, std::int32_t decodes, std::int32_t prompt) {
+  const GraphPadding padding(settings(args));
+  const PrefillChunk chunk{prompt, 0};
+  StepShape shape;
+  shape.decode_sequences = decodes;
+  if (prompt > 0) shape.prefill = {&chunk, 1};
+  const PaddedStep step = padding.pad(shape);
+  return std::string(to_string(step.mode)) + " " + std::to_string(step.tokens);
+}
+
 }  // namespace
 
 TEST_CASE("§11 the defaults of TensorRT-LLM 1.2") {
@@ -116,36 +127,21 @@ TEST_CASE("§5 graphs: exact sizes without padding, multiples of eight with it, 
 }
 
 TEST_CASE("§5 a context row makes a step eager; unmatched decodes are eager unless padded") {
-  const auto mode = [](const std::string& args, std::int32_t decodes, std::int32_t prompt) {
-    const GraphPadding padding(settings(args));
-    const PrefillChunk chunk{prompt, 0};
-    StepShape shape;
-    shape.decode_sequences = decodes;
-    if (prompt > 0) shape.prefill = {&chunk, 1};
-    const PaddedStep step = padding.pad(shape);
-    return std::string(to_string(step.mode)) + " " + std::to_string(step.tokens);
-  };
   const std::string padded = "cuda_graph_config: {enable_padding: true, max_batch_size: 512}";
-  CHECK(mode("", 31, 0) == "full 31");
-  CHECK(mode("", 40, 0) == "none 40");
-  CHECK(mode("", 129, 0) == "none 129");
-  CHECK(mode(padded, 40, 0) == "full 40");
-  CHECK(mode(padded, 41, 0) == "full 48");
-  CHECK(mode(padded, 129, 0) == "full 256");
-  CHECK(mode(padded, 513, 0) == "none 513");
-  CHECK(mode(padded, 7, 1) == "none 8");  // a tail of one token is a context row all the same
+  CHECK(padded_as("", 31, 0) == "full 31");
+  CHECK(padded_as("", 40, 0) == "none 40");
+  CHECK(padded_as("", 129, 0) == "none 129");
+  CHECK(padded_as(padded, 40, 0) == "full 40");
+  CHECK(padded_as(padded, 41, 0) == "full 48");
+  CHECK(padded_as(padded, 129, 0) == "full 256");
+  CHECK(padded_as(padded, 513, 0) == "none 513");
+  CHECK(padded_as(padded, 7, 1) == "none 8");  // a tail of one token is a context row all the same
 }
 
 // `_get_padding_params` of model_engine.py; sizes that nobody gave are the decodes'.
 TEST_CASE("§5 piecewise graphs: steps with prompts are padded to the next captured number of tokens") {
   const auto mode = [](const std::string& more, std::int32_t decodes, std::int32_t prompt) {
-    const GraphPadding padding(settings("torch_compile_config: {enable_piecewise_cuda_graph: true" + more));
-    const PrefillChunk chunk{prompt, 0};
-    StepShape shape;
-    shape.decode_sequences = decodes;
-    if (prompt > 0) shape.prefill = {&chunk, 1};
-    const PaddedStep step = padding.pad(shape);
-    return std::string(to_string(step.mode)) + " " + std::to_string(step.tokens);
+    return padded_as("torch_compile_config: {enable_piecewise_cuda_graph: true" + more, decodes, prompt);
   };
   const std::string sizes = ", capture_num_tokens: [4096, 256, 16384]}";
   CHECK(mode(sizes, 0, 1) == "piecewise 256");  // however much wider, whatever enable_padding says

@@ -14,8 +14,9 @@ struct Experts {
   Fill fill = Fill::random;
 };
 
-struct SlottedExperts {
-  std::vector<std::int64_t> rows;
+struct Product {
+  std::int64_t m;                  // dense
+  std::vector<std::int64_t> rows;  // of experts
   std::int64_t slots, n, k;
   Fill fill = Fill::random;
 };
@@ -32,6 +33,20 @@ struct Prompt {
   Fill fill = Fill::random;
 };
 
+void check(const char* op, const char* dtype, const Product& shape) {
+  CaseSpec spec;
+  spec.op = op;
+  spec.dtype = dtype;
+  spec.m = shape.m;
+  spec.rows = shape.rows;
+  spec.slots = shape.slots;
+  spec.n = shape.n;
+  spec.k = shape.k;
+  spec.fill = shape.fill;
+  CAPTURE(op, dtype, shape.m, shape.rows, shape.slots, shape.n, shape.k, static_cast<int>(shape.fill));
+  CHECK(run_case(spec) == "");
+}
+
 }  // namespace
 
 TEST_CASE("grouped GEMM agrees with its reference at every tile height", "[kernels]") {
@@ -47,27 +62,12 @@ TEST_CASE("grouped GEMM agrees with its reference at every tile height", "[kerne
       {{4, 0, 9}, 192, 272, Fill::zeros},
   };
   for (const char* dtype : {"bf16", "fp8-block"}) {
-    for (const Experts& shape : shapes) {
-      CaseSpec spec;
-      spec.op = "grouped_gemm";
-      spec.dtype = dtype;
-      spec.rows = shape.rows;
-      spec.n = shape.n;
-      spec.k = shape.k;
-      spec.fill = shape.fill;
-      CAPTURE(dtype, shape.rows, shape.n, shape.k, static_cast<int>(shape.fill));
-      CHECK(run_case(spec) == "");
-    }
+    for (const Experts& shape : shapes)
+      check("grouped_gemm", dtype, {0, shape.rows, 0, shape.n, shape.k, shape.fill});
   }
 }
 
 TEST_CASE("block GEMM agrees with its reference in every layout of rows", "[kernels]") {
-  struct Product {
-    std::int64_t m;                  // dense
-    std::vector<std::int64_t> rows;  // of experts
-    std::int64_t slots, n, k;
-    Fill fill = Fill::random;
-  };
   const std::vector<Product> shapes = {
       {1, {}, 0, 8, 16},
       {17, {}, 0, 131, 400},  // primes; an odd n is stored by halves
@@ -82,49 +82,26 @@ TEST_CASE("block GEMM agrees with its reference in every layout of rows", "[kern
       {0, {130, 0, 3}, 160, 136, 144, Fill::with_nan},
   };
   for (const char* dtype : {"fp8-block", "fp8-channel"}) {
-    for (const Product& shape : shapes) {
-      CaseSpec spec;
-      spec.op = "block_gemm";
-      spec.dtype = dtype;
-      spec.m = shape.m;
-      spec.rows = shape.rows;
-      spec.slots = shape.slots;
-      spec.n = shape.n;
-      spec.k = shape.k;
-      spec.fill = shape.fill;
-      CAPTURE(dtype, shape.m, shape.rows, shape.slots, shape.n, shape.k, static_cast<int>(shape.fill));
-      CHECK(run_case(spec) == "");
-    }
+    for (const Product& shape : shapes) check("block_gemm", dtype, shape);
   }
 }
 
 TEST_CASE("experts with weights of four bits agree with their reference", "[kernels]") {
-  const std::vector<SlottedExperts> shapes = {
-      {{1}, 0, 8, 128},
-      {{1, 0, 3, 0, 0, 16, 2}, 0, 130, 256},
-      {{17, 31, 0, 5}, 0, 257, 384},  // primes; an odd n is stored by halves
-      {{0, 0, 61, 40}, 0, 131, 128},
-      {{0, 150, 0}, 0, 136, 256},
-      {{0, 0}, 0, 192, 512},
-      {{0, 150, 20}, 0, 136, 256, Fill::saturating},
-      {{4, 0, 130}, 0, 136, 128, Fill::with_nan},
-      {{4, 0, 9}, 0, 24, 256, Fill::zeros},
-      {{5, 0, 24, 1}, 24, 136, 256},  // masked: what nobody uses must stay as it was
-      {{100, 0, 3}, 110, 40, 128, Fill::with_nan},
+  const std::vector<Product> shapes = {
+      {0, {1}, 0, 8, 128},
+      {0, {1, 0, 3, 0, 0, 16, 2}, 0, 130, 256},
+      {0, {17, 31, 0, 5}, 0, 257, 384},  // primes; an odd n is stored by halves
+      {0, {0, 0, 61, 40}, 0, 131, 128},
+      {0, {0, 150, 0}, 0, 136, 256},
+      {0, {0, 0}, 0, 192, 512},
+      {0, {0, 150, 20}, 0, 136, 256, Fill::saturating},
+      {0, {4, 0, 130}, 0, 136, 128, Fill::with_nan},
+      {0, {4, 0, 9}, 0, 24, 256, Fill::zeros},
+      {0, {5, 0, 24, 1}, 24, 136, 256},  // masked: what nobody uses must stay as it was
+      {0, {100, 0, 3}, 110, 40, 128, Fill::with_nan},
   };
   for (const char* dtype : {"w4a8", "w4a16"}) {
-    for (const SlottedExperts& shape : shapes) {
-      CaseSpec spec;
-      spec.op = "grouped_gemm";
-      spec.dtype = dtype;
-      spec.rows = shape.rows;
-      spec.slots = shape.slots;
-      spec.n = shape.n;
-      spec.k = shape.k;
-      spec.fill = shape.fill;
-      CAPTURE(dtype, shape.rows, shape.slots, shape.n, shape.k, static_cast<int>(shape.fill));
-      CHECK(run_case(spec) == "");
-    }
+    for (const Product& shape : shapes) check("grouped_gemm", dtype, shape);
   }
 }
 

@@ -228,7 +228,7 @@ TEST_CASE("where figures agree intervals are narrow, and a figure's own case is 
     PriceEvidence evidence = rows[0].evidence;
     evidence.model = model;
     double low = 9.9, high = 10.1;
-    REQUIRE(c.correct("tpot_ms.p50", evidence, 10, low, high) != nullptr);
+    REQUIRE(c.correct("tpot_ms.p50", evidence, 10, low, high) != "");
     return (high - low) / 20;
   };
   CHECK(half_width("sure") < 0.1);

@@ -4,6 +4,7 @@
 #include "catch.h"
 #include "costmodel/instance_spec.h"
 #include "reports/casebook/step_fit.h"
+#include "step_sample.h"
 
 using namespace orrery;
 
@@ -25,14 +26,7 @@ InstanceSpec mimo(const std::string& speculation) { return instance("mimo-7b", s
 
 // What is told and not taken is not called taken.
 TEST_CASE("beside drafts the level of prompts alone is said, and refused") {
-  StepSample s;
-  s.mode = StepSample::Mode::none;
-  s.prompts = s.clear = true;
-  s.graph = 1850;
-  s.excess = 14'000;
-  s.launches = 600;
-  s.busy = 9000;
-  s.device = 30'000;
+  StepSample s = test::prompt_sample(9000, 30'000);
   s.launch = s.graph + 1.6 * s.excess;
   const std::vector<StepSample> samples(12, s);
   const LaunchLevels plain = launch_levels(samples, mimo(""), s.graph, 0);

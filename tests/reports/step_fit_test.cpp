@@ -1,5 +1,6 @@
 // Fitting to a step log: known answers come back, and on runs of another host what is left out gets better.
 #include "reports/casebook/step_fit.h"
+#include "step_sample.h"
 
 #include <algorithm>
 #include <cmath>
@@ -261,14 +262,7 @@ TEST_CASE("the middle of the profile's spread is that of the launches that are d
 }
 
 TEST_CASE("launches are chosen by the price of the step, not by how long they took") {
-  StepSample s;
-  s.mode = StepSample::Mode::none;
-  s.prompts = s.clear = true;
-  s.graph = 1850;
-  s.excess = 14'000;
-  s.launches = 600;
-  s.busy = 25'000;
-  s.device = 26'000;
+  StepSample s = test::prompt_sample(25'000, 26'000);
   for (const double launch : {10'000.0, 17'000.0, 25'900.0}) {
     s.launch = launch;
     CHECK(s.unblocked());
